@@ -1,0 +1,170 @@
+"""Full training state each epoch, best weights, and loading that either works or says why not.
+
+Files that may come from a stranger are read with `weights_only=True` and never otherwise. torch.save stores its
+records without compression, so a compressed record is refused before anything is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from fairface_core.errors import CheckpointError
+from fairface_core.storage import Folder
+
+STATE = "state.pt"
+PREVIOUS_STATE = "state.prev.pt"
+BEST = "best.pt"
+STATE_SCHEMA = 1
+
+# state.pt = torch's zip + this trailer, so that the digest is computed while the file is streamed out.
+_TRAILER = b"\nfairface-state-1 "
+_TRAILER_LENGTH = len(_TRAILER) + 64
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A `best.pt`: `{"model": state_dict, "cfg": {...}, "epoch": int}`, ours or the original script's."""
+
+    model: Mapping[str, Any]
+    cfg: Mapping[str, Any]
+    epoch: int
+
+
+def save_best(folder: Folder, model: Mapping[str, Any], cfg: Mapping[str, Any], epoch: int, *, alias: str) -> None:
+    """Write `best.pt` and the same content as `alias` (a hard link where the file system has them).
+
+    Equal weights and configuration give equal bytes: `cfg` holds no path of this machine.
+    """
+    folder.write(BEST, lambda file: torch.save({"model": dict(model), "cfg": dict(cfg), "epoch": epoch}, file))
+    folder.link(BEST, alias)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint from disk.
+
+    Raises:
+        CheckpointError: If it is absent, damaged, hostile or not a checkpoint of this project.
+    """
+    where = str(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error.strerror or error})") from error
+    content = _load_tensors(raw, where)
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(f'{where}: not a checkpoint: expected {{"model": ..., "cfg": ..., "epoch": ...}}')
+    cfg, epoch = content.get("cfg"), content.get("epoch")
+    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("backbone"), str):
+        raise CheckpointError(f'{where}: its "cfg" names no backbone, so the model cannot be built')
+    return Checkpoint(content["model"], cfg, epoch if isinstance(epoch, int) else 0)
+
+
+def save_state(folder: Folder, state: Mapping[str, Any]) -> None:
+    """Write the training state; the one before it stays as `state.prev.pt`."""
+    if folder.exists(STATE):
+        folder.link(STATE, PREVIOUS_STATE)
+    folder.write(STATE, lambda file: _stream_state({"schema_version": STATE_SCHEMA, **state}, file))
+
+
+def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[str, Any] | None:
+    """Return the newest whole training state, or None if none was ever written.
+
+    A damaged newest state is named in a warning and removed, and the previous one is used.
+
+    Raises:
+        CheckpointError: If states exist and none is whole, or they belong to another configuration or data set.
+    """
+    problems: list[str] = []
+    for name in (STATE, PREVIOUS_STATE):
+        where = f"{folder.uri}/{name}"
+        try:
+            state = _read_state(folder.read(name), where)
+        except FileNotFoundError:
+            continue
+        except CheckpointError as error:
+            problems += error.problems
+            continue
+        for key, mine, what in (
+            ("config_digest", config_digest, "configuration"),
+            ("data_digest", data_digest, "data set (labels, images, split or policies)"),
+        ):
+            if state.get(key) != mine:
+                raise CheckpointError(
+                    f"{where}: written by another {what} ({state.get(key)}, now {mine}); "
+                    "go back to the old one, or choose another output folder"
+                )
+        if problems:
+            # Otherwise the next save would push the damaged file over the good one.
+            folder.remove(STATE)
+            warnings.warn(f"{'; '.join(problems)}; going on from {name}, epoch {state['epoch']}", stacklevel=2)
+        return state
+    if problems:
+        raise CheckpointError(
+            [*problems, f"{folder.uri}: no whole training state is left; delete the folder to train it anew"]
+        )
+    return None
+
+
+def remove_states(folder: Folder) -> None:
+    """Delete the full states of a run that will not go on. Weights and reports stay."""
+    folder.remove(STATE)
+    folder.remove(PREVIOUS_STATE)
+
+
+class _HashingWriter(io.RawIOBase):
+    """A file that hashes what passes through. torch.save writes sequentially."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+
+def _stream_state(state: Mapping[str, Any], file: BinaryIO) -> None:
+    writer = _HashingWriter(file)
+    torch.save(dict(state), cast(BinaryIO, writer))
+    file.write(_TRAILER + writer.digest.hexdigest().encode())
+
+
+def _read_state(raw: bytes, where: str) -> dict[str, Any]:
+    body, trailer = memoryview(raw)[:-_TRAILER_LENGTH], raw[-_TRAILER_LENGTH:]
+    if not trailer.startswith(_TRAILER) or hashlib.sha256(body).hexdigest().encode() != trailer[len(_TRAILER) :]:
+        raise CheckpointError(f"{where}: damaged (cut short or changed: its checksum does not hold)")
+    state = _load_tensors(bytes(body), where)
+    if not isinstance(state, dict) or state.get("schema_version") != STATE_SCHEMA:
+        raise CheckpointError(f"{where}: not a training state of this version")
+    return state
+
+
+def _load_tensors(raw: bytes, where: str) -> Any:
+    """Unpack tensors and plain values only."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{where}: not a file that torch.save wrote, or cut short ({error})") from error
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(raw):
+        raise CheckpointError(f"{where}: holds compressed records, which torch.save never writes; refused unread")
+    try:
+        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise CheckpointError(
+            f"{where}: holds something other than tensors and plain values, or is damaged; "
+            f"nothing in it was executed ({reason})"
+        ) from error

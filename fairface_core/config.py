@@ -1,0 +1,250 @@
+"""TrainConfig: one field = one flag = one YAML key = one CSV column.
+
+The flags of `python -m fairface_core.train` and the keys that a search space may hold are generated from
+this class, so they cannot drift apart. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fairface_core.errors import ConfigError
+
+
+def _field(default: Any, text: str, *, tunable: bool = False, identity: bool = True, **limits: Any) -> Any:
+    """Declare a config field.
+
+    Args:
+        default: The default value.
+        text: Help text, with the unit.
+        tunable: Whether a search space may vary it.
+        identity: Whether it can change the trained weights. Only such fields enter `digest()`.
+        **limits: pydantic bounds (gt, ge, le, ...).
+    """
+    return Field(
+        default, description=text, json_schema_extra={"tunable": tunable, "identity": identity}, **limits
+    )
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides one training run. Immutable; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    # Data.
+    root: str = _field("", "data folder: label CSVs and images", identity=False)
+    train_csv: str = _field("fairface_label_train.csv", "training labels, relative to root or absolute")
+    val_csv: str = _field("fairface_label_val.csv", "validation labels, relative to root or absolute")
+    img_col: str = _field("file", "image column of the CSVs; its usual other names are found by themselves")
+    image_root: tuple[str, ...] = _field((), "further folders that images may lie in", identity=False)
+    protocol: Literal["seed", "official"] = _field(
+        "seed",
+        "seed: the val CSV gives 80 %% validation, 20 %% test; official: the whole val CSV is the test set "
+        "and validation is carved from train",
+    )
+    split_seed: int = _field(42, "seed of the validation/test split; apart from --seed", ge=0, le=2**32 - 1)
+    on_bad_image: Literal["error", "skip"] = _field("error", "what to do with unreadable or missing images")
+    drop_duplicates: Literal["none", "cross_split", "all"] = _field(
+        "none", "byte-identical images: keep, drop those shared by train and val, or drop all but one"
+    )
+    limit_train: int | None = _field(None, "use this many training rows, stratified", tunable=True, ge=18)
+    limit_val: int | None = _field(None, "use this many rows of the val CSV, stratified", ge=18)
+    cache_dir: str | None = _field(
+        None, "decoded-image cache; default $FAIRFACE_CACHE_DIR or ~/.cache/fairface", identity=False
+    )
+
+    # Model.
+    backbone: str = _field("resnet50", "torchvision backbone", tunable=True)
+    weights: str = _field("imagenet", "imagenet, none, or the path of a .pth file", tunable=True)
+    image_size: int | None = _field(
+        None, "square input in pixels; default: the backbone's own", tunable=True, ge=32, le=1024
+    )
+    dropout: float = _field(0.2, "dropout of both heads, a share", tunable=True, ge=0, lt=1)
+
+    # Optimisation.
+    epochs: int = _field(20, "full budget in epochs; also the length of the cosine", ge=1, le=10_000)
+    batch_size: int = _field(128, "images per optimizer step", tunable=True, ge=2, le=65_536)
+    micro_batch_size: int | None = _field(
+        None, "images per forward pass; gradients are accumulated to batch_size", identity=False, ge=1
+    )
+    eval_batch_size: int | None = _field(None, "images per evaluation pass", identity=False, ge=1)
+    lr: float = _field(3e-4, "peak learning rate of AdamW", tunable=True, gt=0, allow_inf_nan=False)
+    weight_decay: float = _field(1e-4, "weight decay of AdamW", tunable=True, ge=0, allow_inf_nan=False)
+    age_loss_weight: float = _field(
+        0.5, "weight of the age loss; gender gets the rest", tunable=True, ge=0, le=1
+    )
+    seed: int = _field(
+        42, "seed of initialisation, epoch order and augmentation", tunable=True, ge=0, le=2**32 - 1
+    )
+
+    # Machine.
+    device: Literal["auto", "cuda", "mps", "cpu"] = _field(
+        "auto", "auto takes cuda, then mps, then cpu", identity=False
+    )
+    num_workers: int = _field(8, "threads that decode images while the cache is built", identity=False, ge=0)
+    no_amp: bool = _field(False, "train in float32 on CUDA too", tunable=True)
+    amp_dtype: Literal["auto", "bf16", "fp16"] = _field("auto", "bf16 where the GPU has it, else fp16")
+    channels_last: Literal["auto", "on", "off"] = _field("auto", "memory format; auto asks the backbone")
+    compile: bool = _field(False, "torch.compile the model; pays on long CUDA runs only")
+    determinism: Literal["seeded", "strict", "off"] = _field(
+        "seeded", "seeded: fixed seeds; strict: deterministic kernels too; off: fastest kernels"
+    )
+
+    # Outputs.
+    out_dir: str = _field(
+        "runs/fairface_mt", "folder or object-store URI of this run's outputs", identity=False
+    )
+    results_csv: str | None = _field(
+        "runs/benchmark_results.csv", "benchmark CSV that gets this run's row", identity=False
+    )
+    resume: bool = _field(False, "go on from the state in out_dir", identity=False)
+
+    @property
+    def amp(self) -> bool:
+        """Whether automatic mixed precision is asked for (it is used on CUDA only)."""
+        return not self.no_amp
+
+    def digest(self) -> str:
+        """Return 12 hex digits that change when, and only when, a result-changing field does."""
+        names = identity_fields()
+        text = json.dumps(
+            {k: v for k, v in self.model_dump(mode="json").items() if k in names}, sort_keys=True
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """Return a checked copy with some fields changed."""
+        return make_config({**self.model_dump(), **changes})
+
+
+def _flagged(flag: str) -> frozenset[str]:
+    extras = {k: typing.cast(dict, f.json_schema_extra) for k, f in TrainConfig.model_fields.items()}
+    return frozenset(name for name, extra in extras.items() if extra[flag])
+
+
+def tunable_fields() -> frozenset[str]:
+    """Names of the fields that a search space may vary."""
+    return _flagged("tunable")
+
+
+def identity_fields() -> frozenset[str]:
+    """Names of the fields that can change the trained weights."""
+    return _flagged("identity")
+
+
+def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainConfig:
+    """Build a TrainConfig and turn every problem into a line a person can act on.
+
+    Args:
+        values: Field name to value; numbers may be text (`"3e-4"`), as PyYAML reads them.
+        where: What to blame in messages, such as a file name.
+
+    Raises:
+        ConfigError: With one line for each unknown key or value out of range.
+    """
+    # Imported here: backbones.py needs no torch either, but config.py stays at the bottom of the house.
+    from fairface_core.backbones import BACKBONES
+
+    problems = [
+        unknown_key(where, key, TrainConfig.model_fields)
+        for key in values
+        if key not in TrainConfig.model_fields
+    ]
+    known = {key: value for key, value in values.items() if key in TrainConfig.model_fields}
+    config: TrainConfig | None = None
+    try:
+        config = TrainConfig.model_validate(known)
+    except ValidationError as error:
+        problems += [
+            f"{where}: {'.'.join(str(p) for p in item['loc'])} = {item['input']!r}: {_sentence(item['msg'])}"
+            for item in error.errors()
+        ]
+    name = known.get("backbone")
+    if isinstance(name, str) and name not in BACKBONES:
+        problems.append(
+            f"{where}: backbone = {name!r} is not known{nearest(name, BACKBONES)}; "
+            f"accepted: {', '.join(BACKBONES)}"
+        )
+    if problems:
+        raise ConfigError(problems)
+    assert config is not None
+    return config
+
+
+def _sentence(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def nearest(word: str, accepted: typing.Iterable[str]) -> str:
+    """Return `' (did you mean "x"?)'` for the closest accepted word, or nothing."""
+    close = get_close_matches(str(word), list(accepted), n=1)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def unknown_key(where: str, key: object, accepted: typing.Iterable[str]) -> str:
+    """Word the message for a key that nothing takes."""
+    accepted = list(accepted)
+    return f"{where}: unknown key {key!r}{nearest(str(key), accepted)}; accepted: {', '.join(accepted)}"
+
+
+def add_flags(parser: argparse.ArgumentParser, *, only: Sequence[str] | None = None) -> None:
+    """Add one flag for each field (or for those named in `only`).
+
+    The default of every flag is `argparse.SUPPRESS`, so that the parsed namespace holds just what the user
+    typed and the defaults stay in one place.
+    """
+    for name, field in TrainConfig.model_fields.items():
+        if only is not None and name not in only:
+            continue
+        shown = "" if field.default in (None, "", ()) else f" [{field.default}]"
+        text = f"{field.description}{shown}"
+        annotation = field.annotation
+        if annotation is bool:
+            parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+        elif typing.get_origin(annotation) is tuple:
+            parser.add_argument(
+                f"--{name}", action="append", default=argparse.SUPPRESS, help=text, metavar="DIR"
+            )
+        else:
+            choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else None
+            parser.add_argument(
+                f"--{name}",
+                default=argparse.SUPPRESS,
+                help=text,
+                choices=choices,
+                metavar=None if choices else _metavar(annotation),
+            )
+
+
+def _metavar(annotation: Any) -> str:
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return {int: "N", float: "X"}.get(annotation, "TEXT")
+
+
+def config_from_flags(namespace: argparse.Namespace, *, where: str = "command line") -> TrainConfig:
+    """Build a TrainConfig from the flags that `add_flags` made; other attributes are ignored."""
+    return make_config(
+        {k: v for k, v in vars(namespace).items() if k in TrainConfig.model_fields}, where=where
+    )
+
+
+def default_cache_dir() -> Path:
+    """Folder of the decoded-image cache when none is named."""
+    import os
+
+    named = os.environ.get("FAIRFACE_CACHE_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "fairface"

@@ -1,0 +1,60 @@
+"""What every command line does alike: words for errors, exit codes, a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fairface_core.errors import FairfaceError
+
+MAX_PROBLEMS = 20
+
+
+def run_command(command: Callable[[], int], *, debug: bool) -> int:
+    """Run a command and turn what the user can cause into `error:` lines and an exit code.
+
+    Args:
+        command: Returns the exit code.
+        debug: Let the traceback through.
+
+    Returns:
+        The command's code; 2 for bad input, 1 for a failed run, 130 after Ctrl-C.
+    """
+    try:
+        return command()
+    except FairfaceError as error:
+        if debug:
+            raise
+        print_problems(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume", file=sys.stderr)
+        return 130
+
+
+def print_problems(error: FairfaceError) -> None:
+    """Print the first problems to stderr, one line each, and the count of the rest."""
+    for problem in error.problems[:MAX_PROBLEMS]:
+        print(f"error: {problem}", file=sys.stderr)
+    if len(error.problems) > MAX_PROBLEMS:
+        print(f"error: and {len(error.problems) - MAX_PROBLEMS} more problems", file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr while a long step runs; silent where stderr is not a terminal.
+
+    Yields:
+        A function of (done, total). The bar appears with its first call.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

@@ -1,0 +1,137 @@
+"""`python -m fairface_core.evaluate`: score any checkpoint, ours or the original script's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairface_core.config import TrainConfig, add_flags, make_config
+from fairface_core.console import progress_bar, run_command
+from fairface_core.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from fairface_core.checkpoint import Checkpoint
+
+# The checkpoint decides the model; the caller decides where the data is and how it is split.
+_FLAGS = (
+    "root", "train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image",
+    "drop_duplicates", "limit_train", "limit_val", "cache_dir", "image_size", "batch_size", "eval_batch_size", "device",
+    "num_workers", "channels_last",
+)  # fmt: skip
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(prog="python -m fairface_core.evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--checkpoint", required=True, type=Path, help="a best.pt")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="what to score [test]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_flags(parser, only=_FLAGS)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score a checkpoint and print its metrics; return the exit code."""
+    arguments = make_parser().parse_args(argv)
+    return run_command(lambda: _evaluate(arguments), debug=arguments.debug)
+
+
+def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> TrainConfig:
+    """Build the config that scores a checkpoint: its own fields where it has them, the caller's flags on top.
+
+    The original script drew its split with `random_state=seed`, so a checkpoint that names no `split_seed` is scored
+    on the split of its `seed`: the images that script printed its test metrics for.
+    """
+    known = {key: value for key, value in cfg.items() if key in TrainConfig.model_fields}
+    for key in (
+        "root",
+        "image_root",
+        "out_dir",
+        "results_csv",
+        "resume",
+        "cache_dir",
+        "device",
+        "num_workers",
+        "weights",
+    ):
+        known.pop(key, None)
+    if "split_seed" not in known and "seed" in known:
+        known["split_seed"] = known["seed"]
+    return make_config({**known, "weights": "none", **flags}, where=where)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from fairface_core.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    flags = {key: value for key, value in vars(arguments).items() if key in _FLAGS}
+    try:
+        config = checkpoint_config(checkpoint.cfg, flags, where=str(arguments.checkpoint))
+    except ConfigError as error:
+        raise CheckpointError(error.problems) from error
+    if not config.root:
+        raise ConfigError("root: no data folder given; use --root DIR")
+    result = _score(checkpoint, config, arguments.split, where=str(arguments.checkpoint))
+    if arguments.json:
+        print(json.dumps(result, indent=2, sort_keys=True))
+        return 0
+    metrics = result[f"{arguments.split}_metrics"]
+    print(
+        f"{config.backbone}, epoch {result['epoch']}, {result['num_images']:,} {arguments.split} images, "
+        f"protocol {config.protocol}, split_seed {config.split_seed}"
+    )
+    for key, value in metrics.items():
+        print(f"{key:8s} {value:.4f}")
+    return 0
+
+
+def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, where: str) -> dict[str, Any]:
+    from fairface_core.backbones import input_size
+    from fairface_core.dataset import prepare_data
+    from fairface_core.device import choose_device, choose_memory_format
+    from fairface_core.inference import predict
+    from fairface_core.labels import AGE_GROUPS, GENDERS
+    from fairface_core.metrics import split_metrics
+    from fairface_core.model import AgeGenderModel, load_weights
+    from fairface_core.objective import class_weights
+    from fairface_core.report import scored_details
+
+    image_size = input_size(config.backbone, config.image_size)
+    model = AgeGenderModel(config.backbone, image_size, config.dropout)
+    load_weights(model, checkpoint.model, where=where)
+    with progress_bar("decoding images") as progress:
+        data = prepare_data(config, progress=progress)
+    split = {"test": data.test, "val": data.val}[split_name]
+    device = choose_device(config.device)
+    memory_format = choose_memory_format(config)
+    model.to(device).to(memory_format=memory_format)
+    logits = predict(
+        model, data.cache, split, image_size=image_size,
+        batch_size=config.eval_batch_size or config.batch_size, device=device, memory_format=memory_format,
+    )  # fmt: skip
+    train = data.train.rows
+    metrics = split_metrics(
+        logits.age, logits.gender, split.rows.age, split.rows.gender,
+        age_weights=class_weights(train.age, len(AGE_GROUPS)),
+        gender_weights=class_weights(train.gender, len(GENDERS)),
+        age_loss_weight=config.age_loss_weight, batch_size=config.batch_size,
+    )  # fmt: skip
+    return {
+        f"{split_name}_metrics": metrics,
+        "num_images": len(split),
+        "protocol": config.protocol,
+        "split_seed": config.split_seed,
+        "epoch": checkpoint.epoch,
+        "backbone": config.backbone,
+        "data": data.counts,
+        **scored_details(logits, split),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

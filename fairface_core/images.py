@@ -1,0 +1,198 @@
+"""Decides which image files are accepted, and turns them into RGB pixels: the only file that opens an image.
+
+It needs no torch, so that the processes that decode start at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import threading
+import warnings
+from dataclasses import dataclass
+
+from PIL import ExifTags, Image
+
+from fairface_core.errors import DataError
+
+# Pixels of the largest image that is decoded, 8192 x 8192: Pillow needs 4 bytes for each.
+MAX_PIXELS = 2**26
+MAX_FILE_BYTES = 2**28
+# What cameras and the web produce. Pillow knows forty more kinds; some of them start other programs.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# More than 8 bits a channel: Pillow clips these to white instead of scaling them.
+_DEEP_MODES = ("I", "F")
+# Above this an image is decoded alone, so that memory stays bounded whatever the number of threads.
+_LARGE_PIXELS = 2**22
+_large_image = threading.Lock()
+# `warnings.catch_warnings` changes the whole process: threads take turns.
+_header = threading.Lock()
+
+
+class ImageError(DataError):
+    """An image file that cannot be accepted.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:  # type: ignore[override]
+        """Keep both parts when the error crosses a process border."""
+        return type(self), (self.path, self.reason)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a file says of itself before it is converted.
+
+    Attributes:
+        format: Pillow's name of the file format, such as `JPEG`.
+        mode: Pillow's name of the stored pixels, such as `RGB`, `L`, `P`, `CMYK`.
+        width: Pixels.
+        height: Pixels.
+        frames: More than 1 for an animation; the first frame is the image.
+        orientation: EXIF orientation, 1 to 8; 1 is upright. It is counted and not applied: the original script
+            trained on the pixels as stored.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    frames: int
+    orientation: int
+
+
+def decode_image(path: str) -> Image.Image:
+    """Decode one image file exactly as `PIL.Image.open(path).convert("RGB")` does, if it is accepted.
+
+    Refused by name: what is not a regular file (a folder, a FIFO, a loop of links), empty or truncated files, what is
+    no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and pixels of more than 8 bits in one grey
+    channel. Of an animation the first frame is taken. EXIF rotation is not applied, as in the original script.
+
+    Returns:
+        The image in mode RGB at its own size.
+
+    Raises:
+        ImageError: Naming the path and the reason.
+    """
+    return read_image(path)[0]
+
+
+def read_image(path: str) -> tuple[Image.Image, ImageFacts]:
+    """Decode one image file and say what it was; see `decode_image`.
+
+    Raises:
+        ImageError: Naming the path and the reason.
+    """
+    raw = read_bytes(path)
+    try:
+        image = _open(raw)
+        facts = _check(path, image)
+        if facts.width * facts.height > _LARGE_PIXELS:
+            with _large_image:
+                return _to_rgb(image), facts
+        return _to_rgb(image), facts
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(path, _reason(raw, error)) from error
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the bytes of a regular file; never waits on a FIFO or a device.
+
+    Raises:
+        ImageError: Naming the path and the reason.
+    """
+    if "\0" in path:
+        raise ImageError(path, "a path cannot hold a NUL character")
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for its writer.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb", buffering=0) as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
+                raise ImageError(path, f"{kind}, not a file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise ImageError(
+                    path, f"{status.st_size / 2**20:.0f} MiB; accepted up to {MAX_FILE_BYTES // 2**20} MiB"
+                )
+            raw = file.read(status.st_size + 1)
+    except OSError as error:
+        reasons = {
+            errno.ENOENT: "no such file",
+            errno.ELOOP: "a loop of symbolic links",
+            errno.EISDIR: "a folder, not a file",
+            errno.ENXIO: "a FIFO, socket or device, not a file",
+            errno.EACCES: "permission denied",
+        }
+        raise ImageError(path, reasons.get(error.errno or 0, error.strerror or str(error))) from error
+    if not raw:
+        raise ImageError(path, "empty file")
+    return raw
+
+
+def _open(raw: bytes) -> Image.Image:
+    with _header, warnings.catch_warnings():
+        # Doubtful EXIF and large images warn; what is too large is refused by `_check`.
+        warnings.simplefilter("ignore")
+        return Image.open(io.BytesIO(raw), formats=FORMATS)
+
+
+def _check(path: str, image: Image.Image) -> ImageFacts:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(path, f"{width} x {height} pixels; accepted up to {MAX_PIXELS:,} pixels")
+    if image.mode.startswith(_DEEP_MODES):
+        raise ImageError(path, f"more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB or grey")
+    return ImageFacts(
+        format=image.format or "?",
+        mode=image.mode,
+        width=width,
+        height=height,
+        frames=int(getattr(image, "n_frames", 1)) if image.format not in (None, "JPEG", "BMP", "PPM") else 1,
+        orientation=_orientation(image),
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    if "exif" not in image.info and image.format in ("JPEG", "BMP", "PPM", "GIF"):
+        return 1
+    with _header, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # noqa: BLE001 - broken EXIF says nothing of the pixels, which are checked by decoding
+            return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        # `convert` would copy: 0.2 ms of the 0.5 ms that an image of 224 px takes.
+        image.load()
+        return image
+    # A palette with an alpha table: Pillow warns that RGBA would keep more, and converts the same pixels without.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+
+
+def _reason(raw: bytes, error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        start = raw[:16].lstrip().decode("ascii", "replace").split("\n")[0]
+        shown = "".join(c if c.isprintable() else "." for c in start)
+        return f"not an image of a known format (begins with {shown!r}); accepted: {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels; accepted up to {MAX_PIXELS:,} pixels"
+    text = (str(error).splitlines() or [""])[0][:200]
+    return f"cannot be decoded ({text or type(error).__name__}); it is truncated or damaged"

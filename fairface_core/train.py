@@ -1,0 +1,61 @@
+"""`python -m fairface_core.train`: one run, no Ray. The original script's flags, defaults and outputs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fairface_core.config import TrainConfig, add_flags, config_from_flags
+from fairface_core.console import progress_bar, run_command
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser; its flags are generated from TrainConfig."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fairface_core.train", description=__doc__, allow_abbrev=False
+    )
+    add_flags(parser)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, print one line an epoch and the test metrics; return the exit code."""
+    arguments = make_parser().parse_args(argv)
+    return run_command(lambda: _train(config_from_flags(arguments)), debug=arguments.debug)
+
+
+def _train(config: TrainConfig) -> int:
+    # Imported late: a wrong flag is told in milliseconds, not after torch has loaded.
+    from fairface_core.dataset import prepare_data
+    from fairface_core.report import EpochReport
+    from fairface_core.trainer import check_config, fit
+
+    check_config(config)
+    with progress_bar("decoding images") as progress:
+        data = prepare_data(config, progress=progress)
+    counts = ", ".join(f"{name} {count:,}" for name, count in data.counts["rows"].items())
+    print(f"{config.backbone}: {counts}; protocol {config.protocol}; outputs in {config.out_dir}", flush=True)
+
+    def show(epoch: EpochReport) -> None:
+        star = " *" if epoch.best_epoch == epoch.epoch else ""
+        print(
+            f"epoch {epoch.epoch}/{config.epochs}  loss {epoch.train_loss:.4f}  val: loss {epoch.val_loss:.4f}  "
+            f"age {epoch.val_age_acc:.4f} (F1 {epoch.val_age_f1m:.4f})  gender {epoch.val_gen_acc:.4f} "
+            f"(F1 {epoch.val_gen_f1m:.4f})  mean_f1 {epoch.mean_f1:.4f}  {epoch.images_per_s:.0f} images/s{star}",
+            flush=True,
+        )
+
+    report = fit(config, on_epoch=show)
+    test = report.test_metrics
+    print(f"best epoch {report.best_epoch}: validation mean_f1 {report.mean_f1:.4f}")
+    print(
+        f"test: loss {test['loss']:.4f}  age {test['age_acc']:.4f} (F1 {test['age_f1m']:.4f})  "
+        f"gender {test['gen_acc']:.4f} (F1 {test['gen_f1m']:.4f})"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

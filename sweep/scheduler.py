@@ -1,0 +1,290 @@
+"""ASHA per group on Ray's own ASHA, with decisions that survive a restart.
+
+`GroupedASHA` keeps one `AsyncHyperBandScheduler` for each group, because one bracket over mixed backbones stops
+the slow starter. It feeds them by our stable trial ids, so that what a rung holds does not depend on Ray's ids.
+How to drive it:
+
+1. `scheduler = GroupedASHA(epochs=20, grace_epochs=3, reduction_factor=3, on_decision=journal)`. `journal` stores
+   each rung decision (`sweep.confirm.RungDecision`) durably; it is called before the answer is given.
+2. On resume, once: `new = scheduler.refill(states)` with every trial's history and stored decisions. It rebuilds
+   the rungs and judges last epochs that were never judged. Add `new` to the states, then ask `sweep.confirm.choose`.
+3. Hand it to Ray: `TuneConfig(scheduler=scheduler, search_alg=...)`, without metric or mode. Each Ray trial's config
+   holds `trial_id`, `group` and `phase`; each report holds `epoch` and `mean_f1`. Or, with no Ray controller,
+   call `on_epoch(trial_id, group, epoch, score)` after each exploring epoch.
+
+`kind: fifo` is `grace_epochs=epochs`: no rung lies before the last epoch.
+
+Traps of Ray 2.60 that this module guards against (each has a test):
+
+- A trial that is stopped never returns from its function, at `max_t` too. Here the last epoch is always told to
+  continue, so that a full run returns and ends itself.
+- ASHA tells a NaN score to continue and keeps it in the rung. Here it stops the trial and enters no rung.
+- `TuneController` does not save its scheduler: after a restore every rung is empty. Hence `refill`.
+- `Tuner` pickles its scheduler into `tuner.pkl`, callbacks included. Hence `__getstate__`.
+- A trial that reports past a rung it never met is recorded in lower rungs with a later epoch's score. Here a rung
+  is only asked at its own epoch.
+- A rung is asked again, with one trial more, when a retried trial repeats its epoch under a new Ray trial. Here it
+  gets the first answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
+
+from sweep.confirm import (
+    CONFIRM,
+    EPOCH_KEY,
+    GROUP_KEY,
+    PHASE_KEY,
+    SCORE_KEY,
+    TRIAL_ID_KEY,
+    RungDecision,
+    TrialState,
+)
+
+
+@dataclass(frozen=True)
+class _Shim:
+    """All that Ray's ASHA reads of a trial."""
+
+    trial_id: str
+
+
+class _NotingBracket(_Bracket):
+    """Ray's bracket; it also remembers the cutoff it used and takes scores back on resume.
+
+    The cutoff is noted, not worked out again: at 10,000 scores in a rung it takes 0.6 ms.
+    """
+
+    last_cutoff: float | None = None
+
+    def cutoff(self, recorded: dict[str, float]) -> float | None:
+        """Return what a score has to reach, as Ray computes it, and note it."""
+        value = super().cutoff(recorded)
+        self.last_cutoff = None if value is None else float(value)
+        return self.last_cutoff
+
+    def milestones(self) -> list[float]:
+        """Return where the rungs lie, in epochs, highest first."""
+        return [milestone for milestone, _ in self._rungs]
+
+    def scores(self, milestone: float) -> dict[str, float]:
+        """Return the scores that a rung holds, by trial id."""
+        return dict(self._rungs)[milestone]
+
+
+class _Group:
+    """One group's bracket."""
+
+    def __init__(self, *, epochs: int, grace_epochs: int, reduction_factor: float) -> None:
+        # max_t is never reached: the last epoch is not shown to Ray's scheduler.
+        max_t = max(epochs, grace_epochs)
+        self._asha = AsyncHyperBandScheduler(
+            time_attr=EPOCH_KEY,
+            metric=SCORE_KEY,
+            mode="max",
+            max_t=max_t,
+            grace_period=grace_epochs,
+            reduction_factor=reduction_factor,
+        )
+        self.bracket = _NotingBracket(grace_epochs, max_t, reduction_factor, 0)
+        self._asha._brackets = [self.bracket]
+        # From the lowest up: where a small factor puts two rungs on one epoch, Ray asks the higher.
+        judged = {math.ceil(milestone): milestone for milestone in reversed(self.bracket.milestones())}
+        self.rung_at: dict[int, float] = {epoch: rung for epoch, rung in judged.items() if epoch < epochs}
+
+    def judge(self, trial_id: str, epoch: int, score: float) -> bool:
+        """Ask Ray's ASHA whether the trial is to stop."""
+        shim = _Shim(trial_id)
+        self._asha.on_trial_add(None, shim)
+        action = self._asha.on_trial_result(None, shim, {EPOCH_KEY: epoch, SCORE_KEY: score})
+        self._asha.on_trial_remove(None, shim)
+        return bool(action == TrialScheduler.STOP)
+
+
+class GroupedASHA(FIFOScheduler):
+    """Asynchronous successive halving on validation mean_f1, one bracket a group.
+
+    The rules are those of Li et al. 2020 in Ray's stop form: at epochs `grace_epochs * reduction_factor ** k` a trial
+    is stopped if its score lies below the top `1 / reduction_factor` quantile of the scores that came before it.
+
+    Args:
+        epochs: Full budget of a trial.
+        grace_epochs: Epochs that every trial gets.
+        reduction_factor: Above 1. Also the ratio between rungs.
+        on_decision: Called with each new decision before the answer is given. What it raises propagates, and
+            the decision then counts as not made.
+    """
+
+    # A decision must reach the trial before its next epoch begins.
+    _supports_buffered_results = False
+
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        grace_epochs: int,
+        reduction_factor: float,
+        on_decision: Callable[[RungDecision], None] | None = None,
+    ) -> None:
+        assert epochs >= 1, "a trial has at least one epoch"
+        assert grace_epochs >= 1, "every trial gets at least one epoch"
+        assert reduction_factor > 1, "a rung has to be able to stop something"
+        super().__init__()
+        self._metric = SCORE_KEY
+        self._epochs = epochs
+        self._settings: dict[str, Any] = {
+            "epochs": epochs,
+            "grace_epochs": grace_epochs,
+            "reduction_factor": reduction_factor,
+        }
+        self._on_decision = on_decision
+        self._groups: dict[str, _Group] = {}
+        self._decisions: dict[str, list[RungDecision]] = {}
+        self._next_order = 0
+
+    def on_epoch(self, trial_id: str, group: str, epoch: int, score: float) -> Literal["continue", "stop"]:
+        """Say whether an exploring trial goes on.
+
+        Args:
+            trial_id: Stable trial id.
+            group: Its group.
+            epoch: Epochs it has trained so far, from 1. Each epoch is reported; a repeated one gets the same answer.
+            score: Validation mean_f1 after that epoch, in [0, 1]. Not finite: "stop", and no rung takes notice.
+
+        Returns:
+            "stop" if the trial is to end here; always "continue" at the last epoch, where it ends by itself.
+        """
+        if not math.isfinite(score):
+            return "stop"
+        if epoch >= self._epochs:
+            return "continue"
+        bracket = self._group(group)
+        rung = bracket.rung_at.get(epoch)
+        if rung is None:
+            return "continue"
+        known = next((d for d in self._decisions.get(trial_id, ()) if d.rung == rung), None)
+        if known is not None:
+            return "stop" if known.stop else "continue"
+        if trial_id in bracket.bracket.scores(rung):
+            return "continue"
+        return "stop" if self._judge(bracket, trial_id, group, rung, epoch, score).stop else "continue"
+
+    def _judge(
+        self, group: _Group, trial_id: str, name: str, rung: float, epoch: int, score: float
+    ) -> RungDecision:
+        stop = group.judge(trial_id, epoch, score)
+        decision = RungDecision(
+            trial_id, name, rung, epoch, score, group.bracket.last_cutoff, stop, self._next_order
+        )
+        try:
+            if self._on_decision is not None:
+                self._on_decision(decision)
+        except BaseException:
+            # A decision that nobody will remember is not made: asked again, the rung answers anew.
+            del group.bracket.scores(rung)[trial_id]
+            raise
+        self._note(decision)
+        return decision
+
+    def refill(self, states: Iterable[TrialState]) -> list[RungDecision]:
+        """Put back what every rung held, and judge the last epochs that were never judged.
+
+        A rung holds the score of every trial that got there while exploring, stopped, lost and finished trials
+        included. Stored decisions say which; where one is missing, the history does, and a trial whose history
+        goes past a rung had been told to continue. Only a trial that is still exploring and whose last epoch is a
+        rung's may have gone unjudged: it is judged now, in the order of `states`.
+
+        Args:
+            states: All planned trials, in plan order, with the statuses they will be resumed with.
+
+        Returns:
+            The new decisions, which `on_decision` has been called with.
+        """
+        assert not self._groups, "rungs are refilled once, before the first epoch is reported"
+        states = tuple(states)
+        unjudged: list[tuple[TrialState, float]] = []
+        for state in states:
+            for decision in state.decisions:
+                self._group(decision.group).bracket.scores(decision.rung)[state.trial_id] = decision.score
+                self._note(decision)
+            group = self._group(state.group)
+            for epoch, rung in group.rung_at.items():
+                if epoch > len(state.explored) or any(d.rung == rung for d in state.decisions):
+                    continue
+                if not math.isfinite(state.explored[epoch - 1]):
+                    continue
+                if epoch == len(state.explored) and state.exploring:
+                    unjudged.append((state, rung))
+                else:
+                    group.bracket.scores(rung)[state.trial_id] = state.explored[epoch - 1]
+        return [
+            self._judge(
+                self._group(state.group),
+                state.trial_id,
+                state.group,
+                rung,
+                len(state.explored),
+                state.explored[-1],
+            )
+            for state, rung in unjudged
+        ]
+
+    def _group(self, name: str) -> _Group:
+        if name not in self._groups:
+            self._groups[name] = _Group(**self._settings)
+        return self._groups[name]
+
+    def _note(self, decision: RungDecision) -> None:
+        self._decisions.setdefault(decision.trial_id, []).append(decision)
+        self._next_order = max(self._next_order, decision.order + 1)
+
+    def decisions_of(self, trial_id: str) -> tuple[RungDecision, ...]:
+        """Return what the rungs have said to a trial, in order."""
+        return tuple(self._decisions.get(trial_id, ()))
+
+    def stop_of(self, trial_id: str) -> RungDecision | None:
+        """Return the decision that stopped a trial, if one did."""
+        return next((decision for decision in self.decisions_of(trial_id) if decision.stop), None)
+
+    # Ray's interface. `choose_trial_to_run` is FIFO's, and adding, losing or ending a trial changes no rung.
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Answer a report. Confirm runs always go on, unless their score is not finite."""
+        if EPOCH_KEY not in result or SCORE_KEY not in result:
+            return TrialScheduler.CONTINUE
+        score = float(result[SCORE_KEY])
+        if trial.config[PHASE_KEY] == CONFIRM:
+            return TrialScheduler.CONTINUE if math.isfinite(score) else TrialScheduler.STOP
+        answer = self.on_epoch(
+            trial.config[TRIAL_ID_KEY], trial.config[GROUP_KEY], int(result[EPOCH_KEY]), score
+        )
+        return TrialScheduler.STOP if answer == "stop" else TrialScheduler.CONTINUE
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Accept TuneConfig's metric and mode where they are absent or our own."""
+        return metric in (None, SCORE_KEY) and mode in (None, "max")
+
+    def debug_string(self) -> str:
+        """Return the rungs of each group with their sizes and cutoffs."""
+        lines = ["ASHA per group"]
+        for name, group in self._groups.items():
+            rungs = sorted(group.rung_at.values())
+            lines.append(f"{name}: " + ", ".join(_describe(group.bracket, rung) for rung in rungs))
+        return "\n".join(lines)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the callback: it may hold locks and open files, and `tuner.pkl` is never read back."""
+        return {**self.__dict__, "_on_decision": None}
+
+
+def _describe(bracket: _Bracket, rung: float) -> str:
+    scores = bracket.scores(rung)
+    cutoff = bracket.cutoff(scores)
+    return f"rung {rung:g}: {len(scores)} trials" + ("" if cutoff is None else f", cutoff {cutoff:.4f}")

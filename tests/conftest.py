@@ -1,0 +1,41 @@
+"""Fixtures of all tests: the demo faces, the real sample, and no path of the machine that they run on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two threads of two tests at once are slower than one each, and bits then depend on nothing but the code.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PROJECT = Path(__file__).resolve().parents[1]
+REAL_DATA = PROJECT.parent / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runs", type=int, default=None, help="how often each fault is tried (default: each test's own)")
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("FAIRFACE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """`../shared/data`: the real FairFace sample and the full label files."""
+    if not (REAL_DATA / "fairface_sample").is_dir():
+        pytest.skip("the real FairFace sample (../shared/data) is not here")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder of drawn faces in FairFace's layout: 240 train and 200 val images of 32 px."""
+    from fairface_core.demo import draw_faces
+
+    root = tmp_path_factory.mktemp("demo") / "faces"
+    draw_faces(root, num_train=240, num_val=200, image_px=32, seed=7)
+    return root
