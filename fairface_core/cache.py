@@ -1,4 +1,4 @@
-"""Decode once per node: every image at one size in one read-only file, shared by all trials through the page cache."""
+"""Decoded images, shared by all trials: one read-only file per node, which the page cache keeps once for everyone."""
 
 from __future__ import annotations
 
@@ -8,40 +8,37 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
-from filelock import FileLock
-from PIL import Image
+from filelock import FileLock, Timeout
 
+from fairface_core.cache_build import (
+    BUILDING,
+    CHECKSUMS,
+    IMAGES,
+    META,
+    PATHS,
+    RESIZE_RULE,
+    SCHEMA_VERSION,
+    build_cache,
+    bytes_per_image,
+)
 from fairface_core.errors import CacheError, DataError
-from fairface_core.images import ImageError, decode_image
+from fairface_core.images import decode_image
 
-__all__ = [
-    "BadImage",
-    "ImageCache",
-    "cache_size_px",
-    "decode_image",
-    "open_cache",
-    "verify_cache",
-]
+__all__ = ["BadImage", "ImageCache", "cache_size_px", "decode_image", "open_cache", "verify_cache"]
 
-SCHEMA_VERSION = 1
 # FairFace's own size: larger inputs are enlarged from it on the device (DESIGN 6).
 MAX_CACHED_PX = 224
-RESIZE_RULE = "pillow-bilinear"
-_IMAGES = "images.npy"
-_CHECKSUMS = "checksums.npy"
-_META = "meta.json"
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """A file that is not in the cache, and why."""
+    """A file that cannot be decoded, and why."""
 
     path: str
     reason: str
@@ -49,17 +46,17 @@ class BadImage:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The decoded images of one list of files.
+    """The decoded images of one set of files.
 
     Attributes:
-        images: uint8 [M, S, S, 3], RGB, read-only, mapped from disk. Row order is that of the sorted paths.
+        images: uint8 [M, S, S, 3], RGB, read-only, mapped from disk; in the order of the sorted paths.
         size_px: S, pixels.
-        position: Resolved path -> row of `images`; files that could not be decoded are not in it.
+        position: Path -> row of `images`; without the files that could not be decoded.
         directory: Where it lies.
         bad: The files that could not be decoded; empty unless `on_bad_image="skip"`.
     """
 
-    images: np.ndarray
+    images: np.ndarray = field(repr=False)
     size_px: int
     position: dict[str, int] = field(repr=False)
     directory: Path
@@ -72,7 +69,7 @@ class ImageCache:
 
 
 def cache_size_px(image_size: int) -> int:
-    """Return the cached size for an input size, pixels: FairFace's 224, or less."""
+    """Return the cached size for an input size, pixels: FairFace's own 224, or less."""
     return min(image_size, MAX_CACHED_PX)
 
 
@@ -85,123 +82,149 @@ def open_cache(
     on_bad_image: str = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageCache:
-    """Open the cache of these files, and build it first if it is not there.
+    """Open the cache of these files; build it first if it is not there.
 
-    The cache is named by what it holds: the paths, their sizes and modification times, the size in pixels, the resize
-    rule and Pillow's version. Whatever differs has another name. One process builds, the others wait for it.
+    A cache is named by what it holds: the paths, sizes and modification times of the files, the size in pixels, the resize
+    rule and Pillow's version. Whatever differs has another name, so nothing stale is ever opened. One process builds;
+    others that want the same wait for it.
 
     Args:
-        paths: Image files, in any order, doubled ones allowed.
+        paths: Image files, in any order; doubled ones count once.
         size_px: Square size, pixels.
         cache_dir: Folder of all caches on this node.
-        num_workers: Threads that decode; 0 and 1 are one.
+        num_workers: Processes that decode, at most.
         on_bad_image: `error` or `skip`.
-        progress: Called with (images done, images in all) now and then while building.
+        progress: Called with (images done, images in all) while the cache is built.
 
     Raises:
-        DataError: With one line per image that cannot be decoded, unless `on_bad_image="skip"`.
-        CacheError: If the cache cannot be written or is damaged.
+        DataError: With one line for each image that cannot be decoded, unless `on_bad_image="skip"`.
+        CacheError: If the cache cannot be written, or is damaged.
     """
+    assert on_bad_image in ("error", "skip"), on_bad_image
     unique = sorted({str(path) for path in paths})
+    if not unique:
+        raise DataError("no images: there is nothing to decode")
     directory = Path(cache_dir) / _name(unique, size_px)
-    if not (directory / _META).is_file():
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{directory}.lock"):
-            if not (directory / _META).is_file():
-                _build(unique, size_px, directory, max(1, num_workers), progress)
-    cache = _open(unique, size_px, directory)
-    if cache.bad and on_bad_image == "error":
-        raise DataError([f"{bad.path}: {bad.reason}" for bad in cache.bad])
-    return cache
+    if not (directory / META).is_file():
+        _build_once(unique, size_px, directory, num_workers, progress)
+    meta = _read_meta(directory)
+    images = _map_images(directory, meta)
+    if len(images) != len(unique) or meta["size_px"] != size_px:
+        raise _damaged(directory, "it does not hold what its name says")
+    bad = tuple(BadImage(path, reason) for path, reason in meta["bad"])
+    if bad and on_bad_image == "error":
+        raise DataError(
+            [f"{image.path}: {image.reason}; mend or remove it, or use --on_bad_image skip" for image in bad]
+        )
+    position = {path: row for row, path in enumerate(unique)}
+    for image in bad:
+        position.pop(image.path, None)
+    return ImageCache(images, size_px, position, directory, bad)
 
 
-def verify_cache(directory: Path) -> list[str]:
-    """Compare every image with its checksum; return one line per problem, none if the cache is whole."""
-    meta = json.loads((directory / _META).read_text())
-    images = np.load(directory / _IMAGES, mmap_mode="r")
-    checksums = np.load(directory / _CHECKSUMS)
-    return [
-        f"{directory / _IMAGES}: image {row} of {meta['num_images']} does not match its checksum"
-        for row in range(len(images))
-        if zlib.crc32(images[row]) != checksums[row]
-    ]
+def verify_cache(directory: Path, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Compare every image of a cache with its checksum.
+
+    Args:
+        directory: The folder of one cache.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        One line for each problem; empty if the cache is whole.
+    """
+    try:
+        meta = _read_meta(directory)
+        images = _map_images(directory, meta)
+        checksums = np.fromfile(directory / CHECKSUMS, dtype=np.uint32)
+        paths = json.loads((directory / PATHS).read_text())
+        if not len(checksums) == len(paths) == len(images):
+            raise _damaged(directory, f"{CHECKSUMS} or {PATHS} is too short or too long")
+    except CacheError as error:
+        return list(error.problems)
+    except (OSError, ValueError) as error:
+        return [str(_damaged(directory, str(error)))]
+    refused = {path for path, _ in meta["bad"]}
+    problems = []
+    for row, path in enumerate(paths):
+        if path not in refused and zlib.crc32(images[row]) != checksums[row]:
+            problems.append(f"{directory / IMAGES}: image {row} ({path}) does not match its checksum")
+        if progress and (row % 1024 == 1023 or row + 1 == len(paths)):
+            progress(row + 1, len(paths))
+    return problems
 
 
 def _name(paths: Sequence[str], size_px: int) -> str:
-    digest = hashlib.sha256(f"{SCHEMA_VERSION}\0{size_px}\0{RESIZE_RULE}\0{PIL.__version__}\0".encode())
+    facts = [f"{SCHEMA_VERSION}\0{size_px}\0{RESIZE_RULE}\0{PIL.__version__}"]
     for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116 - 100,000 of them: pathlib doubles the time
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+            status = os.stat(path)  # noqa: PTH116 - 100,000 of them: through pathlib they take twice as long
+            facts.append(f"{path}\0{status.st_size}\0{status.st_mtime_ns}")
         except (OSError, ValueError):
-            digest.update(f"{path}\0-\0-\0".encode("utf-8", "surrogateescape"))
-    return f"{size_px}px-{digest.hexdigest()[:24]}"
+            facts.append(f"{path}\0absent")
+    digest = hashlib.sha256("\0".join(facts).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{size_px}px-{digest[:24]}"
 
 
-def _build(
+def _build_once(
     paths: Sequence[str],
     size_px: int,
     directory: Path,
     num_workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    temp = directory.with_name(f"{directory.name}.building")
-    shutil.rmtree(temp, ignore_errors=True)
-    temp.mkdir()
-    checksums = np.zeros(len(paths), np.uint32)
-    header = _npy_header((len(paths), size_px, size_px, 3))
-    bytes_each = size_px * size_px * 3
-    bad: list[dict[str, str]] = []
-    with (temp / _IMAGES).open("wb") as file:
-        file.write(header)
-        file.truncate(len(header) + bytes_each * len(paths))
-        handle = file.fileno()
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_lock_path(directory)):
+            _remove_leftovers(directory.parent)
+            if not (directory / META).is_file():
+                build_cache(paths, size_px, directory, num_workers=num_workers, progress=progress)
+    except OSError as error:
+        raise CacheError(
+            f"cannot write the image cache in {directory.parent}: {error.strerror or error}; "
+            "name another folder with --cache_dir"
+        ) from error
 
-        def work(row: int) -> BadImage | None:
+
+def _lock_path(directory: Path) -> Path:
+    return directory.with_name(f"{BUILDING}{directory.name.rpartition('-')[2]}.lock")
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
+    """Delete what builders left that were killed: their locks are free."""
+    for temp in cache_dir.glob(f"{BUILDING}*"):
+        if temp.is_dir():
             try:
-                image = decode_image(paths[row])
-            except ImageError as error:
-                return BadImage(error.path, error.reason)
-            raw = image.resize((size_px, size_px), Image.Resampling.BILINEAR).tobytes()
-            checksums[row] = zlib.crc32(raw)
-            os.pwrite(handle, raw, len(header) + row * bytes_each)
-            return None
-
-        with ThreadPoolExecutor(num_workers) as pool:
-            for done, result in enumerate(pool.map(work, range(len(paths))), 1):
-                if result:
-                    bad.append({"path": result.path, "reason": result.reason})
-                if progress and (done % 256 == 0 or done == len(paths)):
-                    progress(done, len(paths))
-        file.flush()
-        os.fsync(handle)
-    np.save(temp / _CHECKSUMS, checksums)
-    meta: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "size_px": size_px,
-        "num_images": len(paths),
-        "resize_rule": RESIZE_RULE,
-        "pillow": PIL.__version__,
-        "bad": bad,
-    }
-    (temp / _META).write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
-    temp.rename(directory)
+                with FileLock(f"{temp}.lock", timeout=0):
+                    shutil.rmtree(temp, ignore_errors=True)
+            except Timeout:
+                continue
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    import io
+def _read_meta(directory: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((directory / META).read_text())
+        shape = meta["num_images"], meta["size_px"], meta["schema_version"]
+        if not all(isinstance(value, int) for value in shape) or meta["schema_version"] != SCHEMA_VERSION:
+            raise _damaged(directory, f"{META} is of another version")
+        meta["bad"] = [(str(path), str(reason)) for path, reason in meta["bad"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(directory, f"{META} cannot be read ({error})") from error
+    return dict(meta)
 
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
+
+def _map_images(directory: Path, meta: dict[str, Any]) -> np.ndarray:
+    path = directory / IMAGES
+    num_images, size_px = meta["num_images"], meta["size_px"]
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise _damaged(directory, f"{IMAGES} cannot be read ({error.strerror})") from error
+    expected = num_images * bytes_per_image(size_px)
+    if found != expected:
+        # Reading beyond the end of a mapped file would kill the process.
+        raise _damaged(directory, f"{IMAGES} has {found:,} bytes, expected {expected:,}")
+    return np.asarray(np.memmap(path, np.uint8, "r", shape=(num_images, size_px, size_px, 3)))
 
 
-def _open(paths: Sequence[str], size_px: int, directory: Path) -> ImageCache:
-    meta = json.loads((directory / _META).read_text())
-    images = np.load(directory / _IMAGES, mmap_mode="r")
-    if images.shape != (len(paths), size_px, size_px, 3):
-        raise CacheError(f"{directory}: damaged; delete it and start again")
-    bad = tuple(BadImage(entry["path"], entry["reason"]) for entry in meta["bad"])
-    refused = {entry.path for entry in bad}
-    position = {path: row for row, path in enumerate(paths) if path not in refused}
-    return ImageCache(images, size_px, position, directory, bad)
+def _damaged(directory: Path, what: str) -> CacheError:
+    return CacheError(f"image cache {directory}: damaged: {what}; delete this folder, the next run builds it again")

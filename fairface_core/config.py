@@ -126,6 +126,14 @@ class TrainConfig(BaseModel):
         """Return a checked copy with some fields changed."""
         return make_config({**self.model_dump(), **changes})
 
+    def with_half_micro_batch(self) -> TrainConfig:
+        """Return a copy that holds half as many images in memory at a time; the step's batch_size stays.
+
+        Gradients are those of the whole batch; only batch norm sees the halves.
+        """
+        half = max(1, (self.micro_batch_size or self.batch_size) // 2)
+        return self.replace(micro_batch_size=half, eval_batch_size=half)
+
 
 def _flagged(flag: str) -> frozenset[str]:
     extras = {k: typing.cast(dict, f.json_schema_extra) for k, f in TrainConfig.model_fields.items()}
@@ -153,7 +161,7 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         ConfigError: With one line for each unknown key or value out of range.
     """
     # Imported here: backbones.py needs no torch either, but config.py stays at the bottom of the house.
-    from fairface_core.backbones import BACKBONES
+    from fairface_core.backbones import BACKBONES, check_image_size
 
     problems = [
         unknown_key(where, key, TrainConfig.model_fields)
@@ -175,6 +183,8 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
             f"{where}: backbone = {name!r} is not known{nearest(name, BACKBONES)}; "
             f"accepted: {', '.join(BACKBONES)}"
         )
+    elif config is not None and (problem := check_image_size(config.backbone, config.image_size)):
+        problems.append(f"{where}: {problem}")
     if problems:
         raise ConfigError(problems)
     assert config is not None

@@ -17,7 +17,6 @@ from fairface_core.problems import Problems, one_line, shown
 
 # FairFace's own training CSV has 4 MB. A file past this is no label CSV (a device, a video, a mistake).
 MAX_BYTES = 256 * 2**20
-MAX_FIELD_CHARS = 131_072
 _DELIMITERS = (",", ";", "\t", "|")
 _FOREIGN = (
     (b"PK\x03\x04", "a zip file or an Excel workbook; save it as CSV"),
@@ -49,7 +48,7 @@ class Table:
     name: str
     header: tuple[str, ...]
     header_line: int
-    rows: list[list[str]]
+    rows: list[tuple[str, ...]]
     lines: list[int]
     blank_rows: int
     encoding: str
@@ -81,7 +80,9 @@ def _read_bytes(path: Path, name: str) -> bytes:
         # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
-        raise DataError(f"{name}: there is no such file: {shown(str(path), 300)}; check --root, --train_csv, --val_csv") from None
+        raise DataError(
+            f"{name}: there is no such file: {shown(str(path), 300)}; check --root, --train_csv, --val_csv"
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: cannot be opened ({reason}): {shown(str(path), 300)}") from None
@@ -105,18 +106,23 @@ def _decode(content: bytes, name: str) -> tuple[str, str]:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding == "utf-16":
-            raise DataError(f"{name}: starts as UTF-16 but is damaged at byte {error.start}; save it as UTF-8") from None
+            raise DataError(
+                f"{name}: starts as UTF-16 but is damaged at byte {error.start}; save it as UTF-8"
+            ) from None
         encoding = "cp1252"
         try:
             text = content.decode(encoding)
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             raise DataError(
-                f"{name} line {line}: byte 0x{content[error.start]:02x} is neither UTF-8 nor Windows-1252; save it as UTF-8"
+                f"{name} line {line}: byte 0x{content[error.start]:02x} is neither UTF-8 nor Windows-1252; "
+                "save it as UTF-8"
             ) from None
     if (nul := text.find("\0")) >= 0:
         line = text.count("\n", 0, nul) + 1
-        raise DataError(f"{name} line {line}: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8")
+        raise DataError(
+            f"{name} line {line}: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8"
+        )
     if not text.strip():
         raise DataError(f"{name}: is empty; a header line and rows are needed")
     return text, {"utf-8-sig": "utf-8"}.get(encoding, encoding)
@@ -132,16 +138,15 @@ def _parse(text: str, encoding: str, problems: Problems, name: str) -> Table:
         delimiters = _DELIMITERS
     delimiter = max(delimiters, key=lambda candidate: len(_first_row(text, candidate)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    csv.field_size_limit(MAX_FIELD_CHARS)
     header: tuple[str, ...] = ()
-    rows: list[list[str]] = []
+    rows: list[tuple[str, ...]] = []
     lines: list[int] = []
     header_line = blank_rows = 0
     start = 1 + offset
     try:
         for row in reader:
             line, start = start, reader.line_num + 1 + offset
-            if not any(row) or not any(cell.strip() for cell in row):
+            if not any(map(str.strip, row)):
                 blank_rows += bool(header)
             elif not header:
                 header, header_line = _header(row), line
@@ -150,7 +155,7 @@ def _parse(text: str, encoding: str, problems: Problems, name: str) -> Table:
                     row = _fit(row, len(header), line, problems, name)
                     if not row:
                         continue
-                rows.append(row)
+                rows.append(tuple(row))  # a tuple of texts costs the garbage collector nothing
                 lines.append(line)
     except csv.Error as error:
         raise DataError(_csv_error(str(error), start, name)) from None
@@ -185,7 +190,9 @@ def _fit(row: list[str], width: int, line: int, problems: Problems, name: str) -
 
 def _csv_error(message: str, line: int, name: str) -> str:
     if "field larger" in message:
-        message = f"a field is longer than {MAX_FIELD_CHARS:,} characters, probably a quote (\") that is never closed"
+        message = (
+            f'a field is longer than {csv.field_size_limit():,} characters, probably a quote (") that is never closed'
+        )
     elif "unexpected end" in message:
         message = 'a quote (") that is opened here is never closed'
     elif "expected after" in message:

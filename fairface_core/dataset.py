@@ -96,6 +96,14 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
     return Data(manifest, cache, joined["train"], joined["val"], joined["test"], digest, counts)
 
 
+def data_key(config: TrainConfig) -> str:
+    """Return a text that is equal for configs whose runs read the same rows from the same cache."""
+    size_px = cache_size_px(input_size(config.backbone, config.image_size))
+    fields = ("root", "image_root", "train_csv", "val_csv", "img_col", "protocol", "split_seed", "on_bad_image",
+              "drop_duplicates", "limit_train", "limit_val", "cache_dir")  # fmt: skip
+    return repr((size_px, *(getattr(config, name) for name in fields)))
+
+
 def _digest_with_skips(digest: str, skipped: list[str]) -> str:
     import hashlib
 

@@ -24,7 +24,7 @@ MAX_FILE_BYTES = 2**28
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # More than 8 bits a channel: Pillow clips these to white instead of scaling them.
 _DEEP_MODES = ("I", "F")
-# Above this an image is decoded alone, so that memory stays bounded whatever the number of threads.
+# Above this an image is decoded alone, so that memory does not grow with the number of threads.
 _LARGE_PIXELS = 2**22
 _large_image = threading.Lock()
 # `warnings.catch_warnings` changes the whole process: threads take turns.
@@ -49,6 +49,10 @@ class ImageError(DataError):
         return type(self), (self.path, self.reason)
 
 
+class LargeImage(ImageError):
+    """An image that may be fine, but takes so much memory that it must be decoded alone."""
+
+
 @dataclass(frozen=True)
 class ImageFacts:
     """What a file says of itself before it is converted.
@@ -71,20 +75,25 @@ class ImageFacts:
     orientation: int
 
 
-def decode_image(path: str) -> Image.Image:
+def decode_image(path: str, *, allow_large: bool = True) -> Image.Image:
     """Decode one image file exactly as `PIL.Image.open(path).convert("RGB")` does, if it is accepted.
 
-    Refused by name: what is not a regular file (a folder, a FIFO, a loop of links), empty or truncated files, what is
-    no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and pixels of more than 8 bits in one grey
-    channel. Of an animation the first frame is taken. EXIF rotation is not applied, as in the original script.
+    Refused by name: what is not a regular file (a folder, a FIFO, a loop of links), empty and truncated files, what is
+    no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and grey of more than 8 bits. Of an animation the
+    first frame is taken. EXIF rotation is not applied, as in the original script.
+
+    Args:
+        path: The file.
+        allow_large: Whether to decode images above 4 million pixels; they take turns.
 
     Returns:
         The image in mode RGB at its own size.
 
     Raises:
+        LargeImage: If it is large and `allow_large` is False.
         ImageError: Naming the path and the reason.
     """
-    return read_image(path)[0]
+    return image_from_bytes(read_bytes(path), path, allow_large=allow_large)[0]
 
 
 def read_image(path: str) -> tuple[Image.Image, ImageFacts]:
@@ -93,17 +102,28 @@ def read_image(path: str) -> tuple[Image.Image, ImageFacts]:
     Raises:
         ImageError: Naming the path and the reason.
     """
-    raw = read_bytes(path)
+    return image_from_bytes(read_bytes(path), path)
+
+
+def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tuple[Image.Image, ImageFacts]:
+    """Decode the content of an image file and say what it was; see `decode_image`.
+
+    Raises:
+        LargeImage: If it is large and `allow_large` is False.
+        ImageError: Naming the path and the reason.
+    """
     try:
         image = _open(raw)
         facts = _check(path, image)
-        if facts.width * facts.height > _LARGE_PIXELS:
-            with _large_image:
-                return _to_rgb(image), facts
-        return _to_rgb(image), facts
+        if facts.width * facts.height <= _LARGE_PIXELS:
+            return _to_rgb(image), facts
+        if not allow_large:
+            raise LargeImage(path, "needs to be decoded alone")
+        with _large_image:
+            return _to_rgb(image), facts
     except ImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise nearly every kind for a damaged file
         raise ImageError(path, _reason(raw, error)) from error
 
 

@@ -31,7 +31,7 @@ class Parsed(NamedTuple):
         repair: Kind of repair, one of the constants above; None where the text was exact.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a label
     repair: str | None
 
 

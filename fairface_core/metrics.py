@@ -57,10 +57,7 @@ def _cross_entropy(
     with np.errstate(invalid="ignore"):
         log_prob = special.log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
     row_loss = -log_prob[np.arange(len(truth)), truth]
-    if class_weight is None:
-        row_weight = np.ones(len(truth))
-    else:
-        row_weight = np.asarray(class_weight, dtype=np.float64)[truth]
+    row_weight = np.ones(len(truth)) if class_weight is None else np.asarray(class_weight, dtype=np.float64)[truth]
     return np.add.reduceat(row_loss * row_weight, starts) / np.add.reduceat(row_weight, starts)
 
 

@@ -29,38 +29,39 @@ class Reading(NamedTuple):
 
 _MONTH_NAMES = {
     3: """
-        mar march mart mars marts marz marzo martie març março march marec marca maret maart mrt mrz märz mär maerz märts
-        mac machi márc március márt márta mära maaliskuu maaliskuuta maalis bře břez březen března ožu ožujak ožujka
-        marzec kov kovas kovo martxoa maw mawrth marso márciusa iii
-        мар март марта бер берез березень березня сак сакавік сакавіка сәу нау наурыз μαρ μάρ μάρτ μάρτιος μαρτίου
-        մրտ մարտ մարտի მარ მარტი מרץ מרס مارس مار مارچ آذار मार्च মার্চ ਮਾਰਚ માર્ચ மார் மார்ச் మార్చి ಮಾರ್ಚ್ മാർച്ച്
-        มี.ค มีนาคม 三月
+        mar march mart mars marts marz marzo martie març março marec marca maret maart mrt mrz märz
+        mär maerz märts mac machi márc március márt márta mära maaliskuu maaliskuuta maalis bře břez
+        březen března ožu ožujak ožujka marzec kov kovas kovo martxoa maw mawrth marso márciusa iii
+        мар март марта бер берез березень березня сак сакавік сакавіка нау наурыз μαρ μάρ μάρτ
+        μάρτιος μαρτίου մրտ մարտ մարտի მარ მარტი מרץ מרס مارس مار مارچ آذار मार्च মার্চ ਮਾਰਚ માર્ચ
+        மார் மார்ச் మార్చి ಮಾರ್ಚ್ മാർച്ച് มี.ค มีนาคม 三月 marzu
         """,
     9: """
-        sep sept september septembre septiembre setiembre septembrie septembris septembra septembar septemba septembrī
-        set setembre setembro settembre setembro szept szeptember syys syyskuu syyskuuta září zář září
-        ruj rujan rujna wrz wrzesień września rugs rugsėjis rugsėjo rgs eyl eylül sht shtator ira iraila medi mfómh
-        sentyabr sentabr sen setyembre ix
-        сен сент сентябрь сентября сеп септ септември септембар вер верес вересень вересня верасень верасня қыр қыркүйек
-        σεπ σεπτ σεπτέμβριος σεπτεμβρίου սեպ սեպտեմբեր սեպտեմբերի სექ სექტემბერი ספט ספטמבר سبتمبر سپتامبر ستمبر أيلول ايلول
-        सितं सितंबर सित॰ सितम्बर सप्टें सप्टेंबर সেপ সেপ্টেম্বর ਸਤੰ ਸਤੰਬਰ સપ્ટે સપ્ટેમ્બર செப் செப்டம்பர் సెప్టెం సెప్టెంబర్
-        ಸೆಪ್ಟೆಂ ಸೆಪ್ಟೆಂಬರ್ സെപ്റ്റം സെപ്റ്റംബർ ก.ย กันยายน 九月
+        sep sept september septembre septiembre setiembre septembrie septembris septembra septembar
+        septemba septembrī set setembre setembro settembre szept szeptember syys syyskuu syyskuuta
+        září zář ruj rujan rujna wrz wrzesień września rugs rugsėjis rugsėjo rgs eyl eylül sht
+        shtator ira iraila medi mfómh sentyabr sentabr sen setyembre ix сен сент сентябрь сентября
+        сеп септ септември септембар вер верес вересень вересня верасень верасня қыр қыркүйек σεπ
+        σεπτ σεπτέμβριος σεπτεμβρίου սեպ սեպտեմբեր սեպտեմբերի სექ სექტემბერი ספט ספטמבר سبتمبر
+        سپتامبر ستمبر أيلول ايلول सितं सितंबर सित॰ सितम्बर सप्टें सप्टेंबर সেপ সেপ্টেম্বর ਸਤੰ ਸਤੰਬਰ
+        સપ્ટે સપ્ટેમ્બર செப் செப்டம்பர் సెప్టెం సెప్టెంబర్ ಸೆಪ್ಟೆಂ ಸೆಪ್ಟೆಂಬರ್ സെപ്റ്റം സെപ്റ്റംബർ
+        ก.ย กันยายน 九月 верасьня сентябр settembru سپت سپتمبر شتنبر
         """,
     10: """
-        oct october octobre octubre octombrie d’octubre d’oct okt oktober oktobar október októbra oktobris oktoober
-        oktoba oktobri okt outubro out ottobre ott ottob loka lokakuu lokakuuta říj říjen října lis listop listopad
-        listopada paź październik października spa spal spalis spalio eki ekim tet tetor urr urria hyd hydref dfómh
-        oktyabr oktabr oktubre x
-        окт октябрь октября октомври октобар жов жовт жовтень жовтня кас кастр кастрычнік кастрычніка қаз қазан
-        οκτ οκτώβριος οκτωβρίου հոկ հոկտեմբեր հոկտեմբերի ოქტ ოქტომბერი אוק אוקטובר أكتوبر اكتوبر اکتبر اکتوبر
-        अक्टू अक्टू॰ अक्टूबर अक्तूबर ऑक्टो ऑक्टोबर অক্টো অক্টোবর ਅਕਤੂ ਅਕਤੂਬਰ ઑક્ટો ઑક્ટોબર அக் அக்டோபர் అక్టో అక్టోబర్
-        ಅಕ್ಟೋ ಅಕ್ಟೋಬರ್ ഒക്ടോ ഒക്ടോബർ ต.ค ตุลาคม 十月
+        oct october octobre octubre octombrie d’octubre d’oct okt oktober oktobar október októbra
+        oktobris oktoober oktoba oktobri outubro out ottobre ott ottob loka lokakuu lokakuuta říj
+        říjen října lis listop listopad listopada paź październik października spa spal spalis
+        spalio eki ekim tet tetor urr urria hyd hydref dfómh oktyabr oktabr oktubre x окт октябрь
+        октября октомври октобар жов жовт жовтень жовтня кас кастр кастрычнік кастрычніка қаз қазан
+        οκτ οκτώβριος οκτωβρίου հոկ հոկտեմբեր հոկտեմբերի ოქტ ოქტომბერი אוק אוקטובר أكتوبر اكتوبر
+        اکتبر اکتوبر अक्टू अक्टू॰ अक्टूबर अक्तूबर ऑक्टो ऑक्टोबर অক্টো অক্টোবর ਅਕਤੂ ਅਕਤੂਬਰ ઑક્ટો
+        ઑક્ટોબર அக் அக்டோபர் అక్టో అక్టోబర్ ಅಕ್ಟೋ ಅಕ್ಟೋಬರ್ ഒക്ടോ ഒക്ടോബർ ต.ค ตุลาคม 十月 октябр ottubru اکت
         """,
 }
 # Croatian "listopad" is October, Czech and Polish "listopad" is November. 19 November stands for no age group, so
 # reading it as October cannot take one label for another.
 
-_FILLERS = frozenset("de del di of the den le el st nd rd th er a an d da г year".split())
+_FILLERS = frozenset({"de", "del", "di", "da", "of", "the", "den", "le", "el", "st", "nd", "rd", "th", "er", "г"})
 _MIDNIGHT = re.compile(
     r"[t ]\s*(?:0?0:00(?::00(?:[.,]0+)?)?|12:00(?::00)?\s*am)\s*(?:z|utc|gmt|[+-]00:?00)?$", re.IGNORECASE
 )

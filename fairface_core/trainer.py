@@ -38,6 +38,8 @@ from fairface_core.storage import Folder, open_folder
 DIVERGED_LOSS = 1e4
 # A check reads the device, which waits for it: once in so many steps costs nothing that can be measured.
 _STEPS_BETWEEN_CHECKS = 100
+# A worker whose driver was killed ends within seconds.
+LOCK_TIMEOUT_S = 60.0
 
 
 def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None = None) -> TrialReport:
@@ -110,10 +112,10 @@ def _exclusive(folder: Folder) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"out_dir {path}: cannot be made ({error.strerror or error})") from error
     try:
-        with FileLock(path / ".lock", timeout=60):
+        with FileLock(path / ".lock", timeout=LOCK_TIMEOUT_S):
             yield
     except Timeout as error:
-        raise StorageError(f"{path}: another process has been training here for 60 s; wait for it or end it") from error
+        raise StorageError(f"{path}: another process is training here; wait for it or end it") from error
 
 
 class _Run:

@@ -4,180 +4,24 @@ Everything here is a pure function of trial records, so a sweep that was killed 
 not been. `choose` is asked at the start, on resume and whenever a trial ended; whatever it names under `explore`
 and `confirm` should be running or queued, and whatever it names under `stopped` and `skipped` should say so on
 disk. Nothing here imports ray or reads a file.
-
-Why a trial folder holds `decisions.json` beside its history: a history alone cannot say whether a trial that
-was killed right after a rung's epoch had been told to go on or had not been judged yet, nor that a trial now at
-epoch 5 had been stopped at 3 while exploring and is being confirmed. The driver therefore stores every rung
-decision before Ray hears of it (`GroupedASHA(on_decision=...)`), about two small files' writes a trial.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-# Keys of a Ray trial's config by which scheduler and searcher know our trials; Ray's own ids change on resume.
-TRIAL_ID_KEY = "trial_id"
-GROUP_KEY = "group"
-PHASE_KEY = "phase"
-Phase = Literal["explore", "confirm"]
-EXPLORE: Phase = "explore"
-CONFIRM: Phase = "confirm"
-# Keys of what a trial reports to Ray: epochs trained so far, counted from 1 also after a resume, and the score.
-EPOCH_KEY = "epoch"
-SCORE_KEY = "mean_f1"
-
-DECISIONS_FILE = "decisions.json"
-_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class RungDecision:
-    """What a rung said to a trial, and why.
-
-    Attributes:
-        trial_id: Our stable trial id.
-        group: The group whose rung it was.
-        rung: Epochs at which the rung lies; a fraction for a fractional reduction factor.
-        epoch: The epoch that was judged, the first one at or above `rung`.
-        score: The trial's validation mean_f1 at that epoch.
-        cutoff: The score it had to reach; None for the first trial of a rung, which always passes.
-        stop: Whether the trial was stopped.
-        order: Position among all decisions of the sweep, from 0: the order in which trials arrived, by which
-            every cutoff can be worked out again.
-    """
-
-    trial_id: str
-    group: str
-    rung: float
-    epoch: int
-    score: float
-    cutoff: float | None
-    stop: bool
-    order: int
-
-    def detail(self) -> dict[str, Any]:
-        """Return what `status.json` holds under `detail` for a trial that this decision stopped."""
-        return {
-            "kind": "asha",
-            "rung": self.rung,
-            "epoch": self.epoch,
-            "score": self.score,
-            "cutoff": self.cutoff,
-            "phase": EXPLORE,
-        }
-
-    def reason(self) -> str:
-        """Return the decision in one sentence."""
-        verdict = "stopped" if self.stop else "goes on"
-        bound = "first in its rung" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
-        return f"{verdict} by ASHA at epoch {self.epoch} (rung {self.rung:g}): {SCORE_KEY} {self.score:.4f}, {bound}"
-
-
-def decisions_to_json(decisions: Sequence[RungDecision]) -> dict[str, Any]:
-    """Return the content of a trial's `decisions.json`."""
-    return {"schema_version": _SCHEMA_VERSION, "decisions": [asdict(decision) for decision in decisions]}
-
-
-def decisions_from_json(value: object) -> tuple[RungDecision, ...]:
-    """Read the content of a trial's `decisions.json`.
-
-    Raises:
-        ValueError: Saying what is wrong with it.
-    """
-    if not isinstance(value, Mapping) or not isinstance(value.get("decisions"), list):
-        raise ValueError('expected an object with a list "decisions"')
-    if value.get("schema_version") != _SCHEMA_VERSION:
-        raise ValueError(f"schema_version {value.get('schema_version')!r}, this version reads {_SCHEMA_VERSION}")
-    return tuple(_decision(item, position) for position, item in enumerate(value["decisions"]))
-
-
-def _decision(item: object, position: int) -> RungDecision:
-    wanted: dict[str, tuple[type, ...]] = {
-        "trial_id": (str,),
-        "group": (str,),
-        "rung": (int, float),
-        "epoch": (int,),
-        "score": (int, float),
-        "cutoff": (int, float, type(None)),
-        "stop": (bool,),
-        "order": (int,),
-    }
-    assert wanted.keys() == {field.name for field in fields(RungDecision)}
-    if not isinstance(item, Mapping) or item.keys() != wanted.keys():
-        raise ValueError(f"decision {position}: expected exactly the keys {', '.join(wanted)}")
-    for name, types in wanted.items():
-        # bool is an int to isinstance; as a number in a file it is damage.
-        if not isinstance(item[name], types) or (isinstance(item[name], bool) and bool not in types):
-            raise ValueError(f"decision {position}: {name} = {item[name]!r}")
-    return RungDecision(**item)
-
-
-@dataclass(frozen=True)
-class TrialState:
-    """All that the policy needs to know of a trial.
-
-    Attributes:
-        trial_id: Our stable trial id.
-        group: What its score is compared within (the value of `group_by`).
-        config_id: The same for all seeds of one configuration.
-        seed: Its seed.
-        explores: Whether it is among the seeds that explore; the others run for a winner only.
-        status: planned, running, completed, stopped, diverged, failed or skipped. `failed` is final here: a
-            driver that retries failed trials on resume hands them in as planned.
-        scores: Validation mean_f1 of epochs 1..n, exploration and confirm together.
-        decisions: What its rungs said.
-    """
-
-    trial_id: str
-    group: str
-    config_id: str
-    seed: int
-    explores: bool
-    status: str = "planned"
-    scores: tuple[float, ...] = ()
-    decisions: tuple[RungDecision, ...] = ()
-
-    @property
-    def stop(self) -> RungDecision | None:
-        """The decision that ended its exploration, if one did."""
-        return next((decision for decision in self.decisions if decision.stop), None)
-
-    @property
-    def explored(self) -> tuple[float, ...]:
-        """Scores of the epochs trained while exploring; what a confirm run adds never changes a choice."""
-        if not self.explores:
-            return ()
-        return self.scores[: self.stop.epoch] if self.stop else self.scores
-
-    @property
-    def exploring(self) -> bool:
-        """Whether exploration still has to run it."""
-        return self.explores and self.stop is None and self.status not in _ENDED
-
-    @property
-    def lost(self) -> bool:
-        """Whether it can never be a full run."""
-        return self.status in ("diverged", "failed")
-
-    @property
-    def lost_exploring(self) -> bool:
-        """Whether it was lost before its exploration was over."""
-        return self.explores and self.lost and self.stop is None
-
-
-_ENDED = frozenset({"completed", "stopped", "diverged", "failed"})
+from sweep.trial_state import ENDED, SCORE_KEY, TrialState
 
 
 @dataclass(frozen=True)
 class GroupChoice:
-    """What one group needs now. All tuples hold trial ids in plan order.
+    """What one group needs now. Tuples hold trial ids, in plan order but for `explore`.
 
     Attributes:
         group: The group.
-        explore: To run under ASHA.
+        explore: To run under ASHA, the one to start next first (see `_explore_order`).
         over: Whether exploration is over.
         winner: The configuration that won, once exploration is over and one survived.
         winner_score: Its score: mean over the seeds that got furthest of their best mean_f1 so far.
@@ -263,7 +107,7 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
     standings = [_standing(config_id, trials) for config_id, trials in by_config.items()]
     ranked = sorted((s for s in standings if s.score is not None), key=lambda s: s.rank)
 
-    explore = tuple(t.trial_id for t in states if t.exploring)
+    explore = _explore_order(states, ranked)
     over = not explore
     # Without confirm nothing can be lost after exploration, and a winner is the best explored configuration.
     alive = (s for s in ranked if not all(t.lost for t in s.trials))
@@ -278,7 +122,7 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
     skipped = tuple(
         t.trial_id
         for t in states
-        if closed and not t.explores and t.trial_id not in to_confirm and t.status not in _ENDED
+        if closed and not t.explores and t.trial_id not in to_confirm and t.status not in ENDED
     )
     return GroupChoice(
         group=states[0].group,
@@ -300,6 +144,36 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
         prune=_prunable(states, ranked, to_confirm, confirm=confirm),
         done=over and not to_confirm,
     )
+
+
+def _explore_order(states: Sequence[TrialState], ranked: Sequence[_Standing]) -> tuple[str, ...]:
+    """Order the trials that still explore so that ASHA saves most.
+
+    Stop-type ASHA lets early arrivals through, so scores that arrive in rising order save nothing. Trials that have
+    begun come first. Then each configuration's first seed, from the middle of the plan outward: where quality
+    rises and falls once along a grid, the middle is never the worst. Then the other seeds, those of the best
+    configuration so far first. The order decides what is compared when, never what a rung or the winner is.
+    """
+    configs = list(dict.fromkeys(t.config_id for t in states))
+    middle = (len(configs) - 1) / 2
+    outward = {config_id: abs(i - middle) for i, config_id in enumerate(configs)}
+    rank = {standing.config_id: i for i, standing in enumerate(ranked)}
+    round_of: dict[str, int] = {}
+    keyed = []
+    for t in states:
+        if not t.explores:
+            continue
+        turn = round_of[t.config_id] = round_of.get(t.config_id, -1) + 1
+        if not t.exploring:
+            continue
+        if t.scores or t.status == "running":
+            key: tuple[float, ...] = (0,)
+        elif turn == 0:
+            key = (1, outward[t.config_id])
+        else:
+            key = (2, rank.get(t.config_id, len(configs)), outward[t.config_id], turn)
+        keyed.append((key, t.trial_id))
+    return tuple(trial_id for _, trial_id in sorted(keyed, key=lambda item: item[0]))
 
 
 def _has_full_run(standing: _Standing) -> bool:

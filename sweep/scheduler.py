@@ -5,7 +5,7 @@ the slow starter. It feeds them by our stable trial ids, so that what a rung hol
 How to drive it:
 
 1. `scheduler = GroupedASHA(epochs=20, grace_epochs=3, reduction_factor=3, on_decision=journal)`. `journal` stores
-   each rung decision (`sweep.confirm.RungDecision`) durably; it is called before the answer is given.
+   each rung decision (`sweep.trial_state.RungDecision`) durably; it is called before the answer is given.
 2. On resume, once: `new = scheduler.refill(states)` with every trial's history and stored decisions. It rebuilds
    the rungs and judges last epochs that were never judged. Add `new` to the states, then ask `sweep.confirm.choose`.
 3. Hand it to Ray: `TuneConfig(scheduler=scheduler, search_alg=...)`, without metric or mode. Each Ray trial's config
@@ -37,7 +37,7 @@ from typing import Any, Literal
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from sweep.confirm import (
+from sweep.trial_state import (
     CONFIRM,
     EPOCH_KEY,
     GROUP_KEY,
@@ -67,7 +67,7 @@ class _NotingBracket(_Bracket):
     def cutoff(self, recorded: dict[str, float]) -> float | None:
         """Return what a score has to reach, as Ray computes it, and note it."""
         value = super().cutoff(recorded)
-        self.last_cutoff = None if value is None else float(value)
+        self.last_cutoff = None if value is None else float(value)  # type: ignore[arg-type]
         return self.last_cutoff
 
     def milestones(self) -> list[float]:
@@ -85,7 +85,8 @@ class _Group:
     def __init__(self, *, epochs: int, grace_epochs: int, reduction_factor: float) -> None:
         # max_t is never reached: the last epoch is not shown to Ray's scheduler.
         max_t = max(epochs, grace_epochs)
-        self._asha = AsyncHyperBandScheduler(
+        # Any: it is given shims for trials and no controller.
+        self._asha: Any = AsyncHyperBandScheduler(
             time_attr=EPOCH_KEY,
             metric=SCORE_KEY,
             mode="max",
@@ -98,6 +99,15 @@ class _Group:
         # From the lowest up: where a small factor puts two rungs on one epoch, Ray asks the higher.
         judged = {math.ceil(milestone): milestone for milestone in reversed(self.bracket.milestones())}
         self.rung_at: dict[int, float] = {epoch: rung for epoch, rung in judged.items() if epoch < epochs}
+
+    def check(self, decision: RungDecision) -> None:
+        """Refuse a stored decision of a rung that is not there."""
+        if self.rung_at.get(decision.epoch) != decision.rung:
+            rungs = ", ".join(f"{rung:g}" for rung in sorted(self.rung_at.values()))
+            raise ValueError(
+                f"{decision.trial_id}: stored decision at rung {decision.rung:g}, epoch {decision.epoch}; "
+                f"the rungs of this sweep are {rungs or 'none'}"
+            )
 
     def judge(self, trial_id: str, epoch: int, score: float) -> bool:
         """Ask Ray's ASHA whether the trial is to stop."""
@@ -161,7 +171,7 @@ class GroupedASHA(FIFOScheduler):
         Returns:
             "stop" if the trial is to end here; always "continue" at the last epoch, where it ends by itself.
         """
-        if not math.isfinite(score):
+        if not math.isfinite(score) or self.stop_of(trial_id):
             return "stop"
         if epoch >= self._epochs:
             return "continue"
@@ -169,20 +179,13 @@ class GroupedASHA(FIFOScheduler):
         rung = bracket.rung_at.get(epoch)
         if rung is None:
             return "continue"
-        known = next((d for d in self._decisions.get(trial_id, ()) if d.rung == rung), None)
-        if known is not None:
-            return "stop" if known.stop else "continue"
         if trial_id in bracket.bracket.scores(rung):
             return "continue"
         return "stop" if self._judge(bracket, trial_id, group, rung, epoch, score).stop else "continue"
 
-    def _judge(
-        self, group: _Group, trial_id: str, name: str, rung: float, epoch: int, score: float
-    ) -> RungDecision:
+    def _judge(self, group: _Group, trial_id: str, name: str, rung: float, epoch: int, score: float) -> RungDecision:
         stop = group.judge(trial_id, epoch, score)
-        decision = RungDecision(
-            trial_id, name, rung, epoch, score, group.bracket.last_cutoff, stop, self._next_order
-        )
+        decision = RungDecision(trial_id, name, rung, epoch, score, group.bracket.last_cutoff, stop, self._next_order)
         try:
             if self._on_decision is not None:
                 self._on_decision(decision)
@@ -206,15 +209,19 @@ class GroupedASHA(FIFOScheduler):
 
         Returns:
             The new decisions, which `on_decision` has been called with.
+
+        Raises:
+            ValueError: A stored decision is not of this sweep's rungs.
         """
         assert not self._groups, "rungs are refilled once, before the first epoch is reported"
         states = tuple(states)
         unjudged: list[tuple[TrialState, float]] = []
         for state in states:
-            for decision in state.decisions:
-                self._group(decision.group).bracket.scores(decision.rung)[state.trial_id] = decision.score
-                self._note(decision)
             group = self._group(state.group)
+            for decision in state.decisions:
+                group.check(decision)
+                group.bracket.scores(decision.rung)[state.trial_id] = decision.score
+                self._note(decision)
             for epoch, rung in group.rung_at.items():
                 if epoch > len(state.explored) or any(d.rung == rung for d in state.decisions):
                     continue
@@ -253,6 +260,13 @@ class GroupedASHA(FIFOScheduler):
         """Return the decision that stopped a trial, if one did."""
         return next((decision for decision in self.decisions_of(trial_id) if decision.stop), None)
 
+    def rungs(self) -> dict[str, dict[float, dict[str, float]]]:
+        """Return what the rungs hold: group, rung, trial id, score. Rungs lie lowest first; groups appear once met."""
+        return {
+            name: {rung: dict(group.bracket.scores(rung)) for rung in sorted(group.rung_at.values())}
+            for name, group in self._groups.items()
+        }
+
     # Ray's interface. `choose_trial_to_run` is FIFO's, and adding, losing or ending a trial changes no rung.
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -262,9 +276,7 @@ class GroupedASHA(FIFOScheduler):
         score = float(result[SCORE_KEY])
         if trial.config[PHASE_KEY] == CONFIRM:
             return TrialScheduler.CONTINUE if math.isfinite(score) else TrialScheduler.STOP
-        answer = self.on_epoch(
-            trial.config[TRIAL_ID_KEY], trial.config[GROUP_KEY], int(result[EPOCH_KEY]), score
-        )
+        answer = self.on_epoch(trial.config[TRIAL_ID_KEY], trial.config[GROUP_KEY], int(result[EPOCH_KEY]), score)
         return TrialScheduler.STOP if answer == "stop" else TrialScheduler.CONTINUE
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -272,19 +284,13 @@ class GroupedASHA(FIFOScheduler):
         return metric in (None, SCORE_KEY) and mode in (None, "max")
 
     def debug_string(self) -> str:
-        """Return the rungs of each group with their sizes and cutoffs."""
-        lines = ["ASHA per group"]
-        for name, group in self._groups.items():
-            rungs = sorted(group.rung_at.values())
-            lines.append(f"{name}: " + ", ".join(_describe(group.bracket, rung) for rung in rungs))
-        return "\n".join(lines)
+        """Return the rungs of each group with their sizes."""
+        sizes = (
+            f"{name}: " + ", ".join(f"{len(scores)} in rung {rung:g}" for rung, scores in rungs.items())
+            for name, rungs in self.rungs().items()
+        )
+        return "\n".join(["ASHA per group", *sizes])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the callback: it may hold locks and open files, and `tuner.pkl` is never read back."""
         return {**self.__dict__, "_on_decision": None}
-
-
-def _describe(bracket: _Bracket, rung: float) -> str:
-    scores = bracket.scores(rung)
-    cutoff = bracket.cutoff(scores)
-    return f"rung {rung:g}: {len(scores)} trials" + ("" if cutoff is None else f", cutoff {cutoff:.4f}")

@@ -14,15 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fairface_core.config import TrainConfig
+from fairface_core.config import identity_fields
 from fairface_core.errors import StorageError
 from fairface_core.report import CONTRACT_COLUMNS, REPORT_SCHEMA
 from fairface_core.storage import Folder, read_json
 
-# `planned` also stands for a trial that has no folder yet.
-STATUSES = ("planned", "running", "completed", "stopped", "diverged", "failed", "skipped")
 # The configuration that the contract columns of the benchmark CSV repeat.
-CONTRACT_FIELDS = tuple(name for name in CONTRACT_COLUMNS if name in TrainConfig.model_fields)
+CONTRACT_FIELDS = tuple(name for name in CONTRACT_COLUMNS if name in identity_fields())
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -33,26 +31,8 @@ class _Checked(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class PlannedTrialFile(_Checked):
-    """One entry of `plan.json["trials"]`. The id becomes a folder name and a link, so it is held to safe characters."""
-
-    trial_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]{0,199}$")]
-    config: dict[str, Any]
-    group: str
-    seed: int
-    config_id: str
-
-
-class PlanFile(_Checked):
-    """`plan.json`."""
-
-    trials: list[PlannedTrialFile]
-    group_by: str = "backbone"
-    epochs: Count | None = None
-
-
 class StatusFile(_Checked):
-    """`status.json`."""
+    """`status.json`. `planned` also stands for a trial that has no folder yet."""
 
     status: Literal["planned", "running", "completed", "stopped", "diverged", "failed", "skipped"]
     reason: str = ""
@@ -221,7 +201,9 @@ def read_history(folder: Folder) -> tuple[list[dict[str, Any]], list[str]]:
             values = {name: _number(cell) for name, cell in row.items() if name}
             epoch, score = values.get("epoch"), values.get("mean_f1")
             if epoch != len(history) + 1 or score is None or not 0 <= score <= 1:
-                return history, [f"history.csv: the row of epoch {len(history) + 1} is damaged; later rows are left out"]
+                return history, [
+                    f"history.csv: the row of epoch {len(history) + 1} is damaged; later rows are left out"
+                ]
             history.append({**values, "epoch": int(epoch)})
     except csv.Error:
         return history, [f"history.csv: damaged after epoch {len(history)}"]
@@ -250,7 +232,9 @@ def read_report(folder: Folder, expected: Mapping[str, Any]) -> tuple[dict[str, 
     except StorageError:
         return None, ["report.json: cannot be read as JSON; the file is damaged"]
     if isinstance(raw, dict) and raw.get("schema_version") != REPORT_SCHEMA:
-        return None, [f"report.json: schema_version is {raw.get('schema_version')!r}; this program reads {REPORT_SCHEMA}"]
+        return None, [
+            f"report.json: schema_version is {raw.get('schema_version')!r}; this program reads {REPORT_SCHEMA}"
+        ]
     try:
         core = ReportCore.model_validate(raw)
     except ValidationError as error:

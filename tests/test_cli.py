@@ -35,11 +35,10 @@ def test_the_original_defaults_are_frozen() -> None:
 
 
 def test_the_original_full_example_parses() -> None:
-    words = (
-        "--root /data/fairface --train_csv a.csv --val_csv b.csv --img_col img --backbone efficientnet_v2_s --epochs 30 "
-        "--batch_size 64 --lr 3e-4 --weight_decay 1e-4 --num_workers 4 --no_amp --seed 7 --out_dir runs/x "
-        "--results_csv runs/b.csv"
-    ).split()
+    line = """--root /data/fairface --train_csv a.csv --val_csv b.csv --img_col img --backbone efficientnet_v2_s
+        --epochs 30 --batch_size 64 --lr 3e-4 --weight_decay 1e-4 --num_workers 4 --no_amp --seed 7 --out_dir runs/x
+        --results_csv runs/b.csv"""
+    words = line.split()
     config = config_from_flags(make_parser().parse_args(words))
     assert config.backbone == "efficientnet_v2_s"
     assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (30, 64, 3e-4, 1e-4)

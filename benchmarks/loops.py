@@ -1,0 +1,166 @@
+"""The project's own training loop, and the same loop with its input taken away, ready to be timed in turn.
+
+`real` is the epoch of `fairface_core.trainer` itself: gather, copy, augmentation, step. `constant` is that very function
+fed with one batch that is already on the device: what the loop would reach with a perfect input path. `model_only` also
+takes the augmentation away: what the model alone allows. Evaluation and files are left out of all three.
+
+`_Run` is private to the trainer; a benchmark of the loop cannot do without it, and no second copy of the loop can drift
+from the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.measure import Sample, timed
+from fairface_core import trainer
+from fairface_core.batches import Batch, train_batches
+from fairface_core.config import TrainConfig, make_config
+from fairface_core.dataset import Data, prepare_data
+from fairface_core.device import choose_device, set_determinism
+from fairface_core.recorder import Recorder
+from fairface_core.seeding import derived_seed
+from fairface_core.storage import open_folder
+
+# Rows of the val CSV that are loaded beside the training rows: ten of each age x gender cell.
+_VAL_ROWS = 180
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is timed.
+
+    Attributes:
+        root: Data folder.
+        work: Folder for the cache and the run.
+        backbone: Its name.
+        steps: Optimizer steps of one timing.
+        batch_size: Images per step.
+        image_size: Square input, pixels; None for the backbone's own.
+        device: `auto`, `cuda` or `cpu`.
+        changes: Other fields of TrainConfig.
+    """
+
+    root: Path
+    work: Path
+    backbone: str
+    steps: int
+    batch_size: int
+    image_size: int | None = None
+    device: str = "auto"
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def config(self) -> TrainConfig:
+        """Return the configuration: random weights, since speed does not depend on them."""
+        return make_config(
+            {
+                "root": str(self.root),
+                "backbone": self.backbone,
+                "image_size": self.image_size,
+                "batch_size": self.batch_size,
+                "limit_train": max(18, self.steps * self.batch_size),
+                "limit_val": _VAL_ROWS,
+                "device": self.device,
+                "weights": "none",
+                "cache_dir": str(self.work / "cache"),
+                "out_dir": str(self.work / "run"),
+                "results_csv": None,
+                **self.changes,
+            }
+        )
+
+
+class Loops:
+    """One model in memory and the loops around it."""
+
+    def __init__(self, job: Job, data: Data | None = None) -> None:
+        self.job, self.config = job, job.config()
+        self.device = choose_device(self.config.device)
+        set_determinism(self.config.determinism)
+        self.data = data or prepare_data(self.config)
+        recorder = Recorder(self.config, open_folder(self.config.out_dir), self.data)
+        self.run = trainer._Run(self.config, recorder, self.device, self.data)
+        self._epoch = 0
+        self._batch, self._pixels = self._first_batch()
+
+    @property
+    def num_images(self) -> int:
+        """Training images of one timing."""
+        return len(self.data.train)
+
+    def real(self) -> Sample:
+        """Time the loop as it is."""
+        return self._timed_epoch()
+
+    def constant(self) -> Sample:
+        """Time the loop on one uint8 batch that is already on the device."""
+        with mock.patch.object(trainer, "train_batches", self._constant_batches):
+            return self._timed_epoch()
+
+    def model_only(self) -> Sample:
+        """Time the loop on one augmented batch that is already on the device."""
+        with (
+            mock.patch.object(trainer, "train_batches", self._constant_batches),
+            mock.patch.object(trainer, "draw_params", lambda *_: None),
+            mock.patch.object(trainer, "augment", lambda images, _, __: self._pixels[: len(images)]),
+        ):
+            return self._timed_epoch()
+
+    def evaluation(self) -> Sample:
+        """Time the predictions on the validation and the test split."""
+
+        def work() -> float:
+            for split in (self.data.val, self.data.test):
+                self.run._predict(split)
+            return len(self.data.val) + len(self.data.test)
+
+        return self._timed(work)
+
+    def _timed_epoch(self) -> Sample:
+        def work() -> float:
+            self._epoch += 1
+            # So small a learning rate that no number of rounds diverges; its size costs nothing.
+            self.run._train(self._epoch, 1e-6)
+            return self.num_images
+
+        return self._timed(work)
+
+    def _timed(self, work: Any) -> Sample:
+        # The switches are global: another arm may have set them.
+        set_determinism(self.config.determinism)
+        self._synchronize()
+
+        def synchronized() -> float:
+            units = work()
+            self._synchronize()
+            return float(units)
+
+        return timed(synchronized)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _first_batch(self) -> tuple[Batch, torch.Tensor]:
+        data, config = self.data, self.config
+        batches = train_batches(
+            data.cache, data.train.cache_rows, data.train.rows.age, data.train.rows.gender,
+            batch_size=config.batch_size, seed=config.seed, epoch=1, device=self.device,
+        )  # fmt: skip
+        with contextlib.closing(batches):
+            batch = next(batches)
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, 1, "augmentation"))
+        params = trainer.draw_params(len(batch.age), self.run.image_size, generator)
+        return batch, trainer.augment(batch.images, params, self.run.image_size)
+
+    def _constant_batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
+        for start in range(0, self.num_images, self.config.batch_size):
+            rows = min(self.config.batch_size, self.num_images - start)
+            yield Batch(*(part[:rows] for part in self._batch))

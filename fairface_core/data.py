@@ -1,0 +1,166 @@
+"""`python -m fairface_core.data check | verify`: look at a data set, or at the caches of decoded images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairface_core.config import add_flags, config_from_flags, default_cache_dir
+from fairface_core.console import progress_bar, run_command
+
+if TYPE_CHECKING:
+    from fairface_core.check import DataSummary, ImageSummary
+
+_DATA_FLAGS = (
+    "root", "train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image",
+    "drop_duplicates", "limit_train", "limit_val", "cache_dir", "num_workers",
+)  # fmt: skip
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of both commands."""
+    parser = argparse.ArgumentParser(prog="python -m fairface_core.data", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check | verify")
+    check = commands.add_parser(
+        "check", help="one pass over labels and images", allow_abbrev=False,
+        description="Read both label CSVs and open every image; print what is there and what is wrong.",
+    )  # fmt: skip
+    add_flags(check, only=_DATA_FLAGS)
+    check.add_argument("--labels_only", action="store_true", help="do not open the images")
+    verify = commands.add_parser(
+        "verify", help="compare cached images with their checksums", allow_abbrev=False,
+        description="Read every cache of decoded images and compare each image with its checksum.",
+    )  # fmt: skip
+    add_flags(verify, only=("cache_dir",))
+    for command in (check, verify):
+        command.add_argument("--json", action="store_true", help="print JSON for machines")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 where something is wrong with the data."""
+    flags = make_parser().parse_args(argv)
+    command = _check if flags.command == "check" else _verify
+    return run_command(lambda: command(flags), debug=flags.debug)
+
+
+def _check(flags: argparse.Namespace) -> int:
+    # Imported late: a wrong flag is told at once.
+    from fairface_core.check import check_data
+
+    config = config_from_flags(flags)
+    with progress_bar("checking images") as progress:
+        summary = check_data(config, images=not flags.labels_only, progress=progress)
+    if flags.json:
+        print(json.dumps(summary.to_json(), indent=2))
+    else:
+        _print_summary(summary)
+    for problem in summary.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2 if summary.problems else 0
+
+
+def _print_summary(summary: DataSummary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fairface_core.labels import AGE_GROUPS, GENDERS
+
+    console = Console(highlight=False)
+    classes = Table("", *(f"{csv} {gender}" for csv in summary.classes for gender in GENDERS), title=summary.root)
+    rows = [(label, [summary.classes[csv][age] for csv in summary.classes]) for age, label in enumerate(AGE_GROUPS)]
+    races = sorted({race for counts in summary.races.values() for race in counts})
+    race_rows = [
+        (race or "(race not given)", [summary.races[csv].get(race, [0, 0]) for csv in summary.races]) for race in races
+    ]
+    totals = ("all", [[sum(row[g] for row in summary.classes[csv]) for g in range(2)] for csv in summary.classes])
+    for section in (rows, race_rows, [totals]):
+        for label, counts in section:
+            classes.add_row(label, *(f"{count:,}" for pair in counts for count in pair))
+        classes.add_section()
+    for column in classes.columns[1:]:
+        column.justify = "right"
+    console.print(classes)
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(summary):
+        facts.add_row(name, value)
+    console.print(facts)
+    for note in summary.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _facts(summary: DataSummary) -> list[tuple[str, str]]:
+    facts = []
+    for name, csv in summary.csvs.items():
+        facts.append(
+            (f"{name} CSV", f"{csv['file']}: {csv['rows']:,} rows, {csv['encoding']}, delimiter {csv['delimiter']!r}")
+        )
+        facts.append(("  repaired", _counts(csv["repaired"]) or "nothing"))
+        facts += [
+            ("  left out", f"{csv[key]:,} {key.replace('_', ' ')}")
+            for key in ("repeated_rows", "blank_rows")
+            if csv[key]
+        ]
+        facts.append(("  no image", _counts(csv["missing"]) or "none skipped"))
+    if summary.counts:
+        parts = ", ".join(f"{part} {count:,}" for part, count in summary.counts["rows"].items())
+        facts.append(
+            ("split", f"{parts} (protocol {summary.counts['protocol']}, split_seed {summary.counts['split_seed']})")
+        )
+        facts.append(("digest", summary.counts["digest"]))
+    return facts + (_image_facts(summary.images) if summary.images else [])
+
+
+def _image_facts(images: ImageSummary) -> list[tuple[str, str]]:
+    return [
+        ("images", f"{images.checked:,} checked, {images.unreadable:,} unreadable"),
+        ("  sizes", _counts(images.sizes)),
+        ("  formats", _counts(images.modes)),
+        ("  gray as RGB", f"{images.gray_stored_as_rgb:,} ({images.gray_stored_as_rgb / max(images.checked, 1):.1%})"),
+        ("  EXIF rotated", f"{images.exif_rotated:,} (not applied)"),
+        ("  animated", f"{images.animated:,} (first frame)"),
+        (
+            "identical",
+            f"{images.identical_groups:,} groups, {images.identical_rows:,} rows; groups within train: "
+            f"{images.identical_within_train:,}, within val: {images.identical_within_val:,}, "
+            f"across: {images.identical_across:,}",
+        ),
+        (
+            "  in conflict",
+            f"groups with different ages: {images.identical_with_other_age:,}, "
+            f"with different genders: {images.identical_with_other_gender:,}",
+        ),
+        *((f"  group {number}", "; ".join(group)) for number, group in enumerate(images.examples, 1)),
+    ]
+
+
+def _counts(counts: dict[str, int], most: int = 8) -> str:
+    shown = [f"{kind}: {count:,}" for kind, count in list(counts.items())[:most]]
+    return ", ".join([*shown, f"and {len(counts) - most} more kinds"] if len(counts) > most else shown)
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    from fairface_core.cache import verify_cache
+
+    named = getattr(flags, "cache_dir", None)
+    cache_dir = Path(named).expanduser().absolute() if named else default_cache_dir()
+    caches = sorted(path.parent for path in cache_dir.glob("*px-*/meta.json"))
+    problems = {str(cache): verify_cache(cache) for cache in caches}
+    if flags.json:
+        print(json.dumps({"schema_version": 1, "cache_dir": str(cache_dir), "problems": problems}, indent=2))
+    else:
+        whole = sum(not found for found in problems.values())
+        print(f"{cache_dir}: {len(caches)} caches, {whole} whole")
+    wrong = [line for found in problems.values() for line in found]
+    for line in wrong:
+        print(f"error: {line}; delete the cache folder, the next run builds it again", file=sys.stderr)
+    return 2 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Model cards: what a person must know before using a group's best weights (Mitchell et al., FAT* 2019)."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sweep import wording
+from sweep.facts import data_facts, flat
+from sweep.leaderboard import TEST_METRICS, Board
+from sweep.records import RunRecord
+from sweep.stats import seed_interval
+from sweep.trial_plots import axis_words
+from sweep.verdict import Verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&])")
+_PROVENANCE = ("code_digest", "git_commit", "python", "versions", "device_name", "data_digest")
+
+
+def card_name(run: RunRecord, group: str) -> str:
+    """Return the file name of a group's card: `model_card_resnet50.md`."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:80] for name in run.groups]
+    name = names[run.groups.index(group)]
+    suffix = "" if names.count(name) == 1 else f"_{run.groups.index(group)}"
+    return f"model_card_{name}{suffix}.md"
+
+
+def render_card(board: Board, verdict: Verdict, group: str) -> str:
+    """Return the card of a ranked group's best trial, as Markdown."""
+    configuration = board.best_of_group[group]
+    record = configuration.best
+    assert record is not None and record.report is not None, "a ranked configuration has full runs"
+    report = record.report
+    metrics = [("mean_f1", configuration.test_scores(), configuration.test_span)]
+    for name in TEST_METRICS:
+        over_seeds = seed_interval(configuration.test_scores(name))
+        ends = (over_seeds.low, over_seeds.high) if over_seeds.low is not None and over_seeds.high is not None else None
+        metrics.append((name, configuration.test_scores(name), ends))
+    return _environment().get_template("model_card.md.j2").render(
+        run=board.run,
+        group=group,
+        one=configuration,
+        record=record,
+        report=report,
+        metrics=metrics,
+        verdict=verdict,
+        model=flat(report["model"]),
+        settings=sorted(report["config"].items()),
+        data=data_facts(board.run),
+        provenance=flat({k: v for k, v in report["provenance"].items() if k in _PROVENANCE}),
+        audit=report.get("subgroups"),
+    )  # fmt: skip
+
+
+def escape_markdown(value: Any) -> str:
+    """Return a value as text that Markdown shows as it is, on one line: a run folder may hold anything."""
+    text = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(value))
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+@functools.cache
+def _environment() -> Environment:
+    # `finalize` sees every expression of the template, so none can be forgotten.
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown, not HTML
+        finalize=escape_markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for name in ("number", "settings", "score", "span", "percent", "millions", "quantity", "duration", "counted"):
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["axis_words"] = axis_words
+    environment.filters["mean"] = lambda values: sum(values) / len(values)
+    return environment

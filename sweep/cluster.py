@@ -1,0 +1,329 @@
+"""Starts a Ray of our own on this machine, or joins a running cluster.
+
+`prepare(address)` comes before anything imports ray: Ray reads its environment when it is imported. Then
+`with connected(address) as cluster:` holds Ray for as long as the sweep runs and leaves no process behind.
+
+Traps of Ray 2.60 that this module guards against (tests/sweep/test_cluster_network.py):
+
+- GCS, raylet and workers listen on every interface, whatever `dashboard_host` and `_node_ip_address` say. With
+  `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`, set before `import ray`, the node's own address is the loopback one. It must
+  not be set when joining: this driver would then be 127.0.0.1 to other machines.
+- `ray.init()` without an address joins whatever cluster it finds on this machine. Only `address="local"` starts one.
+- The token that guards dashboard and Jobs API is written world-readable, and session folders under /tmp/ray are
+  writable by everyone. Here the token is 0600 and the session lies in a private folder that is removed at the end.
+- Token authentication is the default for `ray.init` since 2.60 alone; here it is asked for.
+- Workers are started in advance, one a CPU, and never used: trials have an environment of their own.
+- `ray.init` replaces the SIGTERM handler. Ours is installed after it (sweep/signals.py).
+- With 0 GPUs a worker still sees every GPU of its node; sweep/worker.py hides them.
+- 30 % of memory is reserved for an object store that a sweep does not use; a small /dev/shm makes it a screen of
+  warnings. Ours has 100 MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import logging
+import math
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairface_core.errors import ConfigError
+
+# Set for the life of this process. What a joined cluster's workers need of it is in WORKER_ENVIRONMENT.
+DRIVER_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Also silences a warning; worker.py hides GPUs from trials without any.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Our own loggers, handlers and tables do what Tune's would.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # How many trials wait is decided in placement.py; a limit here would hold back a small trial behind a big one.
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",
+    # Tune's own state is never read back: once at the start is enough.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    # A trial's last report holds no metric when it says how the trial ended.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_THRESHOLD_S": "3600",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "1000000000",
+}
+LOCAL_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+WORKER_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
+OBJECT_STORE_BYTES = 100 * 2**20
+# A socket's path has at most 107 bytes, and Ray adds about 75 to its folder.
+_MAX_TEMP_CHARS = 30
+_TEMP_PREFIX = "fairface-ray-"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One live machine of a cluster: what Ray may give away on it."""
+
+    node_id: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray that this process is connected to.
+
+    Attributes:
+        joined: Whether it was there before us.
+        address: Of its GCS.
+        nodes: Its live machines.
+        dashboard: URL of the dashboard, None where there is none.
+        token_hint: How to get the token that the dashboard asks for.
+    """
+
+    joined: bool
+    address: str
+    nodes: tuple[Node, ...]
+    dashboard: str | None
+    token_hint: str
+
+    @property
+    def cpus(self) -> float:
+        """CPUs in all."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs in all."""
+        return sum(node.gpus for node in self.nodes)
+
+
+def prepare(address: str | None) -> None:
+    """Set what Ray reads from the environment. Call it before anything imports ray.
+
+    Args:
+        address: Of a cluster to join, `auto` for the one that this machine belongs to, or None to start one.
+
+    Raises:
+        ConfigError: If the address is one of Ray Client.
+    """
+    if address and "://" in address:
+        raise ConfigError(
+            f"--address {address}: Ray Client is not supported; accepted: HOST:PORT or auto, "
+            "on a machine of the cluster (or submit the same command with `ray job submit`)"
+        )
+    os.environ.update(DRIVER_ENVIRONMENT)
+    if address is None:
+        os.environ.update(LOCAL_ENVIRONMENT)
+    else:
+        for name in LOCAL_ENVIRONMENT.keys() - {"RAY_AUTH_MODE"}:
+            os.environ.pop(name, None)
+    if "ray" in sys.modules:
+        # Imported earlier in this process, by a notebook or a test: the switch was read then.
+        from ray._private import ray_constants
+
+        ray_constants.ENABLE_RAY_CLUSTER = address is not None
+
+
+@contextlib.contextmanager
+def connected(
+    address: str | None, *, num_cpus: float | None = None, num_gpus: float | None = None
+) -> Iterator[Cluster]:
+    """Start or join Ray, and let go of it at the end whatever happens.
+
+    Args:
+        address: As for `prepare`, which has been called.
+        num_cpus: CPUs that Ray may give away; default: those of this machine. Not for a joined cluster.
+        num_gpus: The same for GPUs. Tests give numbers that are not there.
+
+    Raises:
+        ConfigError: If the cluster cannot be joined or Ray does not start.
+    """
+    import ray
+
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    with contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if address is None:
+            _ensure_private_token()
+            options |= {
+                "address": "local",
+                "num_cpus": local_cpus() if num_cpus is None else num_cpus,
+                "num_gpus": local_gpus() if num_gpus is None else num_gpus,
+                "include_dashboard": _has_dashboard(),
+                "dashboard_host": "127.0.0.1",
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": str(stack.enter_context(_private_folder())),
+            }
+        else:
+            options |= {"address": address, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+        stack.callback(ray.shutdown)
+        try:
+            context = ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise ConfigError(_why_not(address, error)) from error
+        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        if address is None:
+            _assert_loopback(context.address_info["node_ip_address"])
+        url = context.dashboard_url
+        yield Cluster(
+            joined=address is not None,
+            address=str(context.address_info["gcs_address"]),
+            nodes=live_nodes(),
+            dashboard=f"http://{url}" if url else None,
+            token_hint=_token_hint(),
+        )
+
+
+def live_nodes() -> tuple[Node, ...]:
+    """Return the machines that are up, with what Ray may give away on each."""
+    import ray
+
+    return tuple(
+        Node(
+            node_id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            cpus=float(node["Resources"].get("CPU", 0)),
+            gpus=float(node["Resources"].get("GPU", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def on_every_node(
+    function: Callable[..., Any], arguments: Sequence[Any], *, timeout_s: float
+) -> dict[Node, Any]:
+    """Run a function once on each machine of the cluster, in a worker, and return what each said.
+
+    A machine that does not answer in time, or whose worker cannot run the function, has the error as its answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {}
+    for node in live_nodes():
+        here_only = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
+        asked[node] = task.options(scheduling_strategy=here_only).remote(*arguments)
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s)
+    answers: dict[Node, Any] = {}
+    for node, reference in asked.items():
+        try:
+            answers[node] = ray.get(reference, timeout=0.1)
+        except ray.exceptions.RayError as error:
+            answers[node] = error
+    return answers
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use: affinity and container limits count."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        usable = min(usable, max(1, math.floor(int(quota) / int(period))))
+    return usable
+
+
+def local_gpus() -> int:
+    """GPUs that torch can use here."""
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    if not any(Path(device).exists() for device in drivers):
+        return 0  # Without asking torch, whose import takes a second.
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _ensure_private_token() -> None:
+    """Make the token that Ray would make, but readable by its owner alone."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = _token_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+        if path.stat().st_uid == os.getuid():
+            path.chmod(0o600)
+    except (OSError, RuntimeError):
+        # No home, or one that cannot be written: the token lives as long as this process.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _token_path() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _token_hint() -> str:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return ""
+    if os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return f"cat {os.environ['RAY_AUTH_TOKEN_PATH']}"
+    with contextlib.suppress(OSError, RuntimeError):
+        if _token_path().is_file():
+            return "ray get-auth-token"
+    return "echo $RAY_AUTH_TOKEN"
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Hold a folder that only we can enter, and remove it at the end; also those of drivers that were killed."""
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > _MAX_TEMP_CHARS:
+        parent = Path("/tmp")  # noqa: S108 - the folder made in it is private
+    for stale in parent.glob(f"{_TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError), (stale / "alive").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=parent))
+    with (folder / "alive").open("w") as file:
+        # The kernel lets go of it when this process ends, however it ends.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_dashboard() -> bool:
+    """Whether `ray[default]` is installed; `ray[tune]` alone has no dashboard."""
+    from importlib.util import find_spec
+
+    return all(find_spec(name) for name in ("aiohttp", "aiohttp_cors", "opencensus", "prometheus_client"))
+
+
+def _assert_loopback(address: str) -> None:
+    if not ipaddress.ip_address(address).is_loopback:
+        raise ConfigError(
+            f"Ray would listen on {address}, where others can reach it; "
+            "import sweep before ray, or leave RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER at 0"
+        )
+
+
+def _why_not(address: str | None, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if address is None:
+        return f"Ray does not start on this machine: {reason}"
+    return (
+        f"--address {address}: cannot join ({reason}); check `ray status` there, that this machine belongs to the "
+        "cluster, and that both have the same Ray and Python"
+    )

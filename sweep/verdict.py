@@ -1,0 +1,169 @@
+"""Which group is best, in a sentence that claims no more than the intervals allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from sweep.leaderboard import Board, Configuration
+from sweep.stats import Comparison, compare_all
+from sweep.wording import counted, listing, score, settings, signed, signed_span, span
+
+Kind = Literal["ahead", "tie", "disagree", "alone", "not compared", "none"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer of a sweep.
+
+    Attributes:
+        kind: `ahead`: the configuration that validation chose is better on test than every other group's best. `tie`:
+            at least one of those cannot be told from it. `disagree`: one of them is better on test. `alone`: a single
+            group is ranked. `not compared`: predictions are missing or of different images. `none`: nothing is
+            ranked yet.
+        headline: The answer in a few words.
+        sentence: The answer with its numbers.
+        caveats: What it does not cover, one sentence each.
+        comparisons: Every pair of groups, the one with the better validation score first.
+    """
+
+    kind: Kind
+    headline: str
+    sentence: str
+    caveats: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def judge(board: Board) -> Verdict:
+    """Compare the best configuration of each group on the test images, and say what follows."""
+    best = list(board.best_of_group.values())
+    caveats = _caveats(board, best)
+    if not best:
+        return Verdict("none", "No answer yet", _nothing_ranked(board), caveats, ())
+    leader = best[0]
+    if len(best) == 1:
+        return Verdict("alone", f"{leader.group} alone", f"{_scores(leader)}. {_no_rival(board)}", caveats, ())
+    problem = _why_incomparable(best)
+    if problem:
+        sentence = f"{_scores(leader)}. The groups cannot be compared: {problem}."
+        return Verdict("not compared", "No comparison", sentence, caveats, ())
+    comparisons = tuple(compare_all({one.group: [s.test for s in one.scored] for one in best}))
+    kind, headline, sentence = _answer(leader, best[1:], comparisons[: len(best) - 1])
+    return Verdict(kind, headline, sentence, caveats, comparisons)
+
+
+def _answer(
+    leader: Configuration, others: Sequence[Configuration], pairs: Sequence[Comparison]
+) -> tuple[Kind, str, str]:
+    """Word the result of the leader against every other group; `pairs` has the leader as `a`."""
+    by_outcome: dict[str, list[tuple[Configuration, Comparison]]] = {"a": [], "tie": [], "b": []}
+    for other, pair in zip(others, pairs, strict=True):
+        by_outcome[pair.verdict()].append((other, pair))
+    behind, tied, better = by_outcome["a"], by_outcome["tie"], by_outcome["b"]
+    parts = [_scores(leader)]
+    if better:
+        parts.append(
+            f"Validation and test disagree: on test, {_each(better, flip=True)} ahead of it. The choice stands, since "
+            "choosing by test would flatter the chosen one, but it should not be called the best"
+        )
+    if tied:
+        parts.append(f"It is a tie with {_each(tied)}: the test images and seeds do not tell them apart")
+    if behind:
+        parts.append(f"It is ahead of {_each(behind)}")
+        overlapping = [other.group for other, _ in behind if _overlap(leader, other)]
+        if overlapping:
+            parts.append(
+                f"(Its interval and that of {listing(overlapping)} overlap; the paired comparison, on the same "
+                "images, tells them apart)"
+            )
+    sentence = ". ".join(parts) + "."
+    if better:
+        return "disagree", "Validation and test disagree", sentence
+    if tied:
+        return "tie", f"A tie: {listing([leader.group, *(other.group for other, _ in tied)])}", sentence
+    return "ahead", f"{leader.group} is ahead", sentence
+
+
+def _scores(one: Configuration) -> str:
+    values = f" ({settings(one.values)})" if one.values else ""
+    seeds = counted(len(one.full), "seed")
+    interval = f" (95 % interval {span(*one.test_span)})" if one.test_span else ""
+    val, test = score(fmean(one.val_scores())), score(fmean(one.test_scores()))
+    return (
+        f"{one.group}{values} has the best validation mean_f1, {val} over {seeds}; on test it reaches {test}{interval}"
+    )
+
+
+def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = False) -> str:
+    """Return `b (difference +0.010, 95 % interval 0.001 to 0.019) and c (...)`."""
+    words = []
+    for other, pair in items:
+        difference, low, high = pair.difference, pair.low, pair.high
+        if flip:
+            difference, low, high = -difference, -high, -low
+        words.append(f"{other.group} (difference {signed(difference)}, 95 % interval {signed_span(low, high)})")
+    text = listing(words)
+    return f"{text} {'is' if len(items) == 1 else 'are'}" if flip else text
+
+
+def _overlap(a: Configuration, b: Configuration) -> bool:
+    assert a.test_span and b.test_span
+    return a.test_span[0] <= b.test_span[1] and b.test_span[0] <= a.test_span[1]
+
+
+def _why_incomparable(best: Sequence[Configuration]) -> str:
+    without = [one.group for one in best if not one.scored]
+    if without:
+        return f"the stored predictions of {listing(without)} are missing or damaged"
+    if len({one.scored[0].test_images for one in best}) > 1:
+        return "they were scored on different test images"
+    return ""
+
+
+def _nothing_ranked(board: Board) -> str:
+    run = board.run
+    if run.running:
+        done = sum(run.count(status) for status in ("completed", "stopped", "diverged", "failed", "skipped"))
+        return f"No configuration has the full budget yet: {done} of {counted(len(run.records), 'trial')} are over."
+    lost = run.count("failed") + run.count("diverged")
+    if lost == len(run.records):
+        return f"All {len(run.records)} trials failed or diverged; the reasons are listed under Failures."
+    return "No configuration has the full budget for all its seeds, so none is ranked; partial ones are listed apart."
+
+
+def _no_rival(board: Board) -> str:
+    if len(board.run.groups) == 1:
+        return f"It is the only {board.run.group_by} of this sweep, so there is nothing to compare it with."
+    return f"No other {board.run.group_by} has a ranked configuration, so there is nothing to compare it with."
+
+
+def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
+    run = board.run
+    caveats = []
+    if run.running:
+        left = run.count("planned") + run.count("running")
+        caveats.append(f"The sweep is not over: {left} of {counted(len(run.records), 'trial')} are still to end.")
+    missing = [group for group in run.groups if group not in board.best_of_group]
+    if missing and best:
+        notes = []
+        for group in missing:
+            nearest = next(one for one in board.partial if one.group == group)
+            notes.append(f"{group} ({settings(nearest.values) or nearest.config_id}: {nearest.note})")
+        caveats.append(f"Without a full-budget configuration, and so not ranked: {'; '.join(notes)}.")
+    single = [one.group for one in best if len(one.full) == 1]
+    if single:
+        caveats.append(
+            f"One seed only for {listing(single)}: the interval covers other test images, not another training run."
+        )
+    lost = [f"{one.group} ({one.note})" for one in best if one.note]
+    if lost:
+        caveats.append(f"Means over fewer seeds than planned: {listing(lost)}.")
+    digests = {(r.report or {}).get("provenance", {}).get("data_digest") for one in best for r in one.full}
+    if len(digests) > 1:
+        caveats.append("The trials did not all see the same data (their data digests differ).")
+    codes = {(r.report or {}).get("provenance", {}).get("code_digest") for one in best for r in one.full}
+    if len(codes) > 1:
+        caveats.append("The trials were not all trained by the same code (their code digests differ).")
+    return tuple(caveats)
