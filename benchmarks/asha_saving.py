@@ -4,11 +4,11 @@
     python -m benchmarks.asha_saving --run-dir benchmarks/results/curves_fairface_sample.csv --grace 2
     python -m benchmarks.asha_saving --run-dir runs/<name>                 # a sweep made with --scheduler fifo
 
-Known curves go through the real scheduler and the real confirm policy (`sweep.simulate`), so an epoch that is not spent
-there is one that a sweep does not train. `ratio` is the epochs of the full grid over the epochs spent, confirm runs included,
-sweep by sweep. Regret is what the winner's mean best score over all seeds, at full budget, lacks against the best
-configuration's of the full grid; a row each. `--compare` adds the same sweeps in the order of the plan, with random order, with
-one bracket over all backbones, and without noise.
+Known curves go through the real scheduler and the real confirm policy (`sweep.simulate`), so an epoch that is not
+spent there is one that a sweep does not train. `ratio` is the epochs of the full grid over the epochs spent, confirm
+runs included, sweep by sweep. Regret is what the winner's mean best score over all seeds, at full budget, lacks
+against the best configuration's of the full grid; a row each. `--compare` adds the same sweeps in the order of the
+plan, in random order, with one bracket over all backbones, and without noise.
 """
 
 from __future__ import annotations

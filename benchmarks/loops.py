@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -78,7 +78,14 @@ class Job:
 
 
 class Loops:
-    """One model in memory and the loops around it."""
+    """One model in memory and the loops around it.
+
+    Attributes:
+        data: The images, cached.
+        run: The trainer's own run.
+        batch: Its first batch.
+        pixels: That batch, augmented: float32 [B, 3, S, S].
+    """
 
     def __init__(self, job: Job, data: Data | None = None) -> None:
         self.job, self.config = job, job.config()
@@ -88,7 +95,7 @@ class Loops:
         recorder = Recorder(self.config, open_folder(self.config.out_dir), self.data)
         self.run = trainer._Run(self.config, recorder, self.device, self.data)
         self._epoch = 0
-        self._batch, self._pixels = self._first_batch()
+        self.batch, self.pixels = self._first_batch()
 
     @property
     def num_images(self) -> int:
@@ -109,7 +116,7 @@ class Loops:
         with (
             mock.patch.object(trainer, "train_batches", self._constant_batches),
             mock.patch.object(trainer, "draw_params", lambda *_: None),
-            mock.patch.object(trainer, "augment", lambda images, _, __: self._pixels[: len(images)]),
+            mock.patch.object(trainer, "augment", lambda images, _, __: self.pixels[: len(images)]),
         ):
             return self._timed_epoch()
 
@@ -132,7 +139,7 @@ class Loops:
 
         return self._timed(work)
 
-    def _timed(self, work: Any) -> Sample:
+    def _timed(self, work: Callable[[], float]) -> Sample:
         # The switches are global: another arm may have set them.
         set_determinism(self.config.determinism)
         self._synchronize()
@@ -162,5 +169,6 @@ class Loops:
 
     def _constant_batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
         for start in range(0, self.num_images, self.config.batch_size):
-            rows = min(self.config.batch_size, self.num_images - start)
-            yield Batch(*(part[:rows] for part in self._batch))
+            rows = slice(min(self.config.batch_size, self.num_images - start))
+            batch = self.batch
+            yield Batch(batch.images[rows], batch.age[rows], batch.gender[rows], batch.index[rows])

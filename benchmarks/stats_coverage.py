@@ -1,6 +1,6 @@
 """Do the intervals of sweep/stats.py cover, and are two copies of one model called different too often?
 
-    python benchmarks/stats_coverage.py                  # all scenarios, about an hour on one core
+    python benchmarks/stats_coverage.py                  # all scenarios, about half an hour on one core
     python benchmarks/stats_coverage.py --trials 100     # a look
 
 Each trial draws a test set and, for each configuration, some seeds of models with *known* population scores, asks
@@ -159,15 +159,15 @@ def population_score(age_sd: float, gender_d: float) -> float:
 def luck_scale(recipe: Recipe) -> float:
     """Return the sd of a seed's two luck draws (log of the noise) that gives the recipe's sd of mean_f1."""
     step = 1e-3
-    slopes = [
+    age_slope, gender_slope = (
         (
             population_score(recipe.age_sd * np.exp(da), recipe.gender_d * np.exp(-dg))
             - population_score(recipe.age_sd * np.exp(-da), recipe.gender_d * np.exp(dg))
         )
         / (2 * step)
         for da, dg in ((step, 0.0), (0.0, step))
-    ]
-    return recipe.luck / float(np.hypot(*slopes))
+    )
+    return recipe.luck / float(np.hypot(age_slope, gender_slope))
 
 
 @lru_cache
@@ -238,7 +238,7 @@ def naive_covers(pair: list[list[Predictions]], truth: float, num_resamples: int
     return bool(low <= truth <= high)
 
 
-def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int) -> Outcome:
+def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int, naive: bool = True) -> Outcome:
     """Run the trials of one scenario."""
     rng = np.random.default_rng(seed)
     hits = np.zeros(4)
@@ -255,7 +255,7 @@ def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int) 
         hits += [
             one.low <= truth <= one.high,
             interval.low <= truths[0] <= interval.high,
-            trial % NAIVE_EVERY == 0 and naive_covers(first[:2], truth, num_resamples, trial),
+            naive and trial % NAIVE_EVERY == 0 and naive_covers(first[:2], truth, num_resamples, trial),
             any(pair.verdict() != "tie" for pair in comparisons),
         ]
         half_widths.append((one.high - one.low) / 2)
@@ -265,7 +265,7 @@ def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int) 
         trials,
         difference / trials,
         score / trials,
-        plain / len(range(0, trials, NAIVE_EVERY)) if min(scenario.seeds) > 1 else float("nan"),
+        plain / len(range(0, trials, NAIVE_EVERY)) if naive and min(scenario.seeds) > 1 else float("nan"),
         different / trials,
         float(np.median(half_widths)),
         float(np.sqrt(np.mean(np.square(errors)))),
@@ -275,7 +275,7 @@ def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int) 
 def main() -> None:
     """Print a markdown table of all scenarios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=2000, help="trials a scenario")
+    parser.add_argument("--trials", type=int, default=1000, help="trials a scenario")
     parser.add_argument("--num-resamples", type=int, default=300, help="bootstrap resamples a trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="scenarios whose name this pattern finds")

@@ -8,7 +8,7 @@ The transforms are torchvision's Resize to a square, RandomResizedCrop, RandomHo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +54,7 @@ class AugmentParams:
 
     def take(self, index: Tensor) -> AugmentParams:
         """Return the parameters of some images, by position or slice."""
-        return AugmentParams(
-            self.size_px, self.box[index], self.flip[index], self.order[index], self.factor[index]
-        )
+        return AugmentParams(self.size_px, self.box[index], self.flip[index], self.order[index], self.factor[index])
 
 
 def draw_params(batch: int, size_px: int, generator: torch.Generator) -> AugmentParams:
@@ -109,19 +107,29 @@ def augment(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
         float32 [B, 3, out_px, out_px], ImageNet-normalized, on the device of `images`.
     """
     assert images.dtype == torch.uint8 and len(images) == len(params), (images.dtype, images.shape, len(params))
-    on_cpu = images.device.type == "cpu"
-    chunk = max(1, _CPU_CHUNK // (3 * out_px * out_px)) if on_cpu else len(images)
-    crop = crop_each if on_cpu else crop_batch
+    if images.device.type == "cpu":
+        return _augment(images, params, out_px, crop_each, max(1, _CPU_CHUNK // (3 * out_px * out_px)))
+    return _augment(images, params, out_px, crop_batch, len(images))
+
+
+def _augment(
+    images: Tensor,
+    params: AugmentParams,
+    out_px: int,
+    crop: Callable[[Tensor, AugmentParams, int], Tensor],
+    chunk: int,
+) -> Tensor:
     mean, scale = _mean_and_scale(images.device)
     coefficients = blend_coefficients(params)
     result = torch.empty(len(images), 3, out_px, out_px, device=images.device)
     for index, hue_at in _same_hue_position(params.order, chunk):
         where = index.to(images.device, non_blocking=True)
-        # Rows of NHWC memory are copied whole; through the NCHW view this takes ten times as long on the CPU.
+        # Whole rows of NHWC memory: through the NCHW view this takes ten times as long on the CPU.
         chosen = images.permute(0, 2, 3, 1).index_select(0, where).permute(0, 3, 1, 2)
         pixels = crop(chosen, params.take(index), out_px)
         color_jitter_(pixels, coefficients[:, :, index], params.factor[index, HUE], hue_at)
-        if on_cpu:
+        if images.device.type == "cpu":
+            # While it is in the cache: normalizing the chunk and then `result[where] =` takes twice as long.
             for source, row in zip(pixels, index.tolist(), strict=True):
                 torch.sub(source, mean, out=result[row]).mul_(scale)
         else:
@@ -209,8 +217,9 @@ def crop_batch(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
         rows, columns = rows @ enlarge, columns @ enlarge
     # Height first, on [B, H, C * W], then width, on [B, H * C, W]: neither product copies.
     pixels = images.permute(0, 2, 1, 3).float().reshape(len(images), source_px, 3 * source_px)
-    pixels = torch.bmm(rows, pixels).view(len(images), out_px * 3, source_px)
-    pixels = torch.bmm(pixels, columns.transpose(1, 2))
+    with torch.autocast(device.type, enabled=False):
+        pixels = torch.bmm(rows, pixels).view(len(images), out_px * 3, source_px)
+        pixels = torch.bmm(pixels, columns.transpose(1, 2))
     return pixels.view(len(images), out_px, 3, out_px).permute(0, 2, 1, 3)
 
 
@@ -227,21 +236,21 @@ def bilinear_weights(start: Tensor, length: Tensor, source_px: int, out_px: int)
         float32 [B, out_px, source_px]; each row sums to 1.
     """
     device = start.device
-    scale = (length.double() / out_px)[:, None, None]
+    scale = (length.float() / out_px)[:, None, None]
     support = scale.clamp_min(1.0)
     center = start[:, None, None] + scale * (torch.arange(out_px, device=device)[None, :, None] + 0.5)
     source = torch.arange(source_px, device=device)[None, None, :]
     weights = (1 - (source + 0.5 - center).abs() / support).clamp_min_(0)
     inside = (source >= start[:, None, None]) & (source < (start + length)[:, None, None])
     weights = weights * inside
-    return (weights / weights.sum(dim=2, keepdim=True)).float()
+    return weights / weights.sum(dim=2, keepdim=True)
 
 
 def blend_coefficients(params: AugmentParams) -> Tensor:
     """What each color operation but hue multiplies: the image, its mean gray, its gray image.
 
-    Each of the three moves an image away from something by a factor: brightness from black, contrast from the mean of the gray
-    image, saturation from the gray image.
+    Each of the three moves an image away from something by a factor: brightness from black, contrast from the
+    mean of the gray image, saturation from the gray image.
 
     Returns:
         float32 [3, 4, B]: for each position in the order.
@@ -288,12 +297,12 @@ def blend_(pixels: Tensor, own: Tensor, mean_gray: Tensor, gray: Tensor) -> None
 def shift_hue_(pixels: Tensor, shift: Tensor) -> None:
     """Turn the hue in place, exactly as through HSV and back, without HSV.
 
-    In HSV with value and saturation fixed, a channel as a function of hue is a trapezoid between the pixel's smallest
-    and largest channel, with edges one sixth of a turn wide. Before it is cut off at both, that trapezoid is
-    `2 * channel - middle channel`: on an edge the channel is the middle one itself, elsewhere it is the same distance beyond
-    the cut as the middle one has gone along its edge. So a turn adds to it `6 * shift * (largest - smallest)`, upwards on
-    the rising side and downwards on the falling side; the side is told by the order of the other two channels.
-    Exact for shifts up to a sixth of a turn.
+    With saturation and value fixed, a channel is a trapezoid over the hue: it lies between the pixel's smallest
+    and largest channel, and each of its edges is a sixth of a turn wide. Not cut off there, it would be
+    `2 * channel - middle channel`: on an edge the channel is the middle one itself; at the top or bottom it would
+    be as far beyond as the middle one has come along its own edge. So a turn adds `6 * shift * (largest - smallest)`
+    where the channel rises, subtracts it where it falls, and the cut is a clamp. Which of the two it does is told
+    by the order of the other two channels. Exact for shifts up to a sixth of a turn.
 
     Args:
         pixels: float32 [B, 3, H, W], any range; changed.

@@ -7,8 +7,10 @@ feeds any GPU; it only has to run ahead, so that neither a page fault nor a copy
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +36,7 @@ class Batch(NamedTuple):
     images: Tensor
     age: Tensor
     gender: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
 
 
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -57,7 +59,7 @@ def train_batches(
     seed: int,
     epoch: int,
     device: torch.device | str,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield every image once, in the order of this epoch.
 
     The last batch may be smaller, as in the original. A last batch of one image joins the one before it: batch
@@ -85,7 +87,7 @@ def eval_batches(
     *,
     batch_size: int,
     device: torch.device | str,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield every image once, in the order given; see `train_batches`."""
     bounds = _bounds(len(rows), batch_size, join_single=False)
     return _batches(cache, rows, age, gender, np.arange(len(rows)), bounds, device)
@@ -106,7 +108,7 @@ def gather(images: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
         rows: int64 [B]; every row must exist.
         out: uint8 [B, S, S, 3].
     """
-    assert len(rows) == 0 or (0 <= rows.min() and rows.max() < len(images)), (rows.min(), rows.max(), len(images))
+    assert len(rows) == 0 or (rows.min() >= 0 and rows.max() < len(images)), (rows.min(), rows.max(), len(images))
     # mode="raise" would copy through a buffer of its own; the line above checks instead.
     np.take(images, rows, axis=0, out=out, mode="clip")
 
@@ -119,7 +121,7 @@ def _batches(
     order: np.ndarray,
     bounds: Sequence[tuple[int, int]],
     device: torch.device | str,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     assert len(rows) == len(age) == len(gender) == len(order), "one age and one gender per row"
     device = torch.device(device)
     # All labels of the epoch go over at once; those of a batch are a slice.
@@ -128,12 +130,13 @@ def _batches(
     genders = torch.from_numpy(np.asarray(gender, dtype=np.int64)[order]).to(device)
     ordered = np.asarray(rows, dtype=np.int64)[order]
     parts = [ordered[start:stop] for start, stop in bounds]
-    images = _ahead(_PinnedLoader(cache.images, device) if device.type == "cuda" else _Loader(cache.images, device), parts)
-    for (start, stop), loaded in zip(bounds, images, strict=True):
-        yield Batch(loaded.wait(), ages[start:stop], genders[start:stop], index[start:stop])
+    load = _PinnedLoader(cache.images, device) if device.type == "cuda" else _Loader(cache.images, device)
+    with closing(_ahead(load, parts)) as images:
+        for (start, stop), loaded in zip(bounds, images, strict=True):
+            yield Batch(loaded.wait(), ages[start:stop], genders[start:stop], index[start:stop])
 
 
-def _ahead(load: Callable[[np.ndarray], _Loaded], parts: Sequence[np.ndarray]) -> Iterator[_Loaded]:
+def _ahead(load: Callable[[np.ndarray], _Loaded], parts: Sequence[np.ndarray]) -> Generator[_Loaded, None, None]:
     """Load parts in order on one thread, `_AHEAD` of them in advance. Closing the iterator ends the thread."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="fairface-batches")
     pending: deque[Future[_Loaded]] = deque()
@@ -148,7 +151,8 @@ def _ahead(load: Callable[[np.ndarray], _Loaded], parts: Sequence[np.ndarray]) -
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Loaded(NamedTuple):
+@dataclass(frozen=True)
+class _Loaded:
     images: Tensor
     copied: torch.cuda.Event | None = None
 

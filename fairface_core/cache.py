@@ -84,9 +84,9 @@ def open_cache(
 ) -> ImageCache:
     """Open the cache of these files; build it first if it is not there.
 
-    A cache is named by what it holds: the paths, sizes and modification times of the files, the size in pixels, the resize
-    rule and Pillow's version. Whatever differs has another name, so nothing stale is ever opened. One process builds;
-    others that want the same wait for it.
+    A cache is named by what it holds: the paths, sizes and modification times of the files, the size in
+    pixels, the resize rule and Pillow's version. Whatever differs has another name, so nothing stale is ever
+    opened. One process builds; others that want the same wait for it.
 
     Args:
         paths: Image files, in any order; doubled ones count once.

@@ -123,8 +123,10 @@ def decode_rows(
         except ImageError as error:
             reply["bad"].append([row, error.reason])
             continue
-        # What torchvision's Resize((S, S)) does to a PIL image.
-        pixels = image.resize((size_px, size_px), Image.Resampling.BILINEAR).tobytes()
+        if image.size != (size_px, size_px):
+            # What torchvision's Resize((S, S)) does to a PIL image.
+            image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
+        pixels = image.tobytes()
         _write_at(handle, pixels, row * len(pixels))
         reply["crc"].append([row, zlib.crc32(pixels)])
     return reply
@@ -188,8 +190,7 @@ class _Crew:
     def __init__(self, num_processes: int, size_px: int, target: Path) -> None:
         package_root = str(Path(__file__).resolve().parents[1])
         python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        # Pillow then keeps its buffers: without, a third of the decoding time is page faults.
-        environment = os.environ | {"PYTHONPATH": python_path, "PILLOW_BLOCKS_MAX": "16"}
+        environment = os.environ | {"PYTHONPATH": python_path}
         command = [sys.executable, "-m", "fairface_core.cache_build", str(target), str(size_px)]
         self._stack = ExitStack()
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
@@ -253,7 +254,7 @@ def _serve(target: str, size_px: int) -> None:
     """Answer the requests on stdin until it closes, as it does when the parent is killed."""
     # Ctrl-C reaches the whole group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with open(target, "r+b", buffering=0) as file:  # noqa: PTH123 - a raw descriptor is what is needed
+    with Path(target).open("r+b", buffering=0) as file:
         for line in sys.stdin:
             first_row, paths = json.loads(line)
             try:

@@ -86,10 +86,10 @@ def _read_bytes(path: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: cannot be opened ({reason}): {shown(str(path), 300)}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DataError(f"{name}: is not a regular file: {shown(str(path), 300)}; name a CSV file")
     with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"{name}: is not a regular file: {shown(str(path), 300)}; name a CSV file")
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise DataError(f"{name}: is larger than {MAX_BYTES // 2**20} MiB; that is no label CSV")

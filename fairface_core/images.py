@@ -123,7 +123,8 @@ def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tupl
             return _to_rgb(image), facts
     except ImageError:
         raise
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise nearly every kind for a damaged file
+    except Exception as error:
+        # Not narrower: Pillow's decoders raise nearly every kind for a damaged file.
         raise ImageError(path, _reason(raw, error)) from error
 
 
@@ -138,7 +139,7 @@ def read_bytes(path: str) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb", buffering=0) as file:
+        with os.fdopen(handle, "rb", buffering=0) as file:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"

@@ -4,9 +4,13 @@ Every problem is collected before one error reports them. Nothing is decoded her
 found when the cache is built.
 """
 
+# ruff: noqa: PTH110, PTH111, PTH112, PTH114
+# `os.path` says no to a name that cannot exist (too long, a NUL, a loop of links); `pathlib` raises.
+
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,26 +111,27 @@ def _finder(config: TrainConfig, problems: Problems) -> ImageFinder | None:
         return None
     folders = [("--root", config.root), *(("--image_root", folder) for folder in config.image_root)]
     for flag, folder in folders:
-        if not _expand(folder).is_dir():
-            reason = "is not a folder" if _expand(folder).exists() else "does not exist"
+        if not os.path.isdir(_expand(folder)):
+            reason = "is not a folder" if os.path.exists(_expand(folder)) else "does not exist"
             problems.add("missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}")
     return None if problems else ImageFinder(_expand(config.root), [_expand(folder) for folder in config.image_root])
 
 
 def _expand(text: str) -> Path:
     """Return an absolute path. `~` is the user's own here: only flags and spaces come this way, never a CSV."""
-    return Path(text).expanduser().absolute()
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def _csv_path(config: TrainConfig, name: str, finder: ImageFinder, problems: Problems) -> Path | None:
-    given = Path(name).expanduser()
+    given = Path(os.path.expanduser(name))
     path = _expand(config.root) / given
     # A folder from a stranger may hold a link in the place of its CSV; a path that the user typed is the user's.
     typed = given.is_absolute() or ".." in given.parts
-    if not typed and path.is_symlink() and not finder.holds(str(path.resolve())):
+    real = os.path.realpath(path) if os.path.islink(path) else ""
+    if real and not typed and not finder.holds(real):
         problems.add(
             "refused paths",
-            f"{path.name}: is a link to {path.resolve()}, outside the root; "
+            f"{path.name}: is a link to {real}, outside the root; "
             "name the CSV by its absolute path, or its folder with --image_root",
         )
         return None

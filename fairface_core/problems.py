@@ -44,7 +44,7 @@ class Problems:
         """Return the listed problems, and one closing line that counts the others by kind."""
         if not self._unlisted:
             return list(self.listed)
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self._unlisted.most_common())
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in self._unlisted.most_common())
         return [*self.listed, f"and {self._unlisted.total():,} more: {kinds}"]
 
     def raise_if_any(self) -> None:

@@ -229,7 +229,7 @@ def benchmark_row(report: Mapping[str, Any], out_dir: str) -> dict[str, Any]:
     Sweep and one-off run share this function: one name, one meaning.
     """
     config, test, timing = report["config"], report["test_metrics"], report["timing"]
-    checkpoint = f"{out_dir}/best_{config['backbone']}_seed{config['seed']}.pt"
+    checkpoint = Folder(out_dir).uri_of(f"best_{config['backbone']}_seed{config['seed']}.pt")
     return {
         "backbone": config["backbone"],
         "epochs": config["epochs"],
@@ -263,7 +263,9 @@ def upsert_row(results_csv: str | Path, row: Mapping[str, Any]) -> None:
         ConfigError: If the file is there and is not a benchmark CSV.
     """
     if is_remote(results_csv):
-        _rewrite(open_folder(str(results_csv).rpartition("/")[0]), str(results_csv).rpartition("/")[2], row)
+        location, mark, options = str(results_csv).partition("?")
+        folder, _, name = location.rpartition("/")
+        _rewrite(open_folder(folder + mark + options), name, row)
         return
     from filelock import FileLock
 

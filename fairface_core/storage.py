@@ -40,7 +40,7 @@ class Folder:
     """A folder on disk or in an object store: a value that can be pickled and sent to a worker.
 
     Attributes:
-        uri: Absolute local path, or an object-store URI without a trailing slash.
+        uri: Absolute local path, or an object-store URI without a trailing slash; `?options` at its end are pyarrow's.
     """
 
     uri: str
@@ -52,7 +52,13 @@ class Folder:
     def sub(self, *parts: str) -> Folder:
         """Return a folder below this one. It need not exist yet."""
         assert all(part not in ("", ".", "..") and "/" not in part for part in parts), parts
-        return Folder("/".join([self.uri, *parts]))
+        return Folder(self.uri_of("/".join(parts)))
+
+    def uri_of(self, name: str) -> str:
+        """Return the path or URI of a file in this folder."""
+        # An object-store URI may end in options: `s3://bucket/runs?region=eu-west-1`.
+        location, mark, options = self.uri.partition("?") if is_remote(self.uri) else (self.uri, "", "")
+        return f"{location}/{name}{mark}{options}"
 
     def write(self, name: str, payload: Payload) -> None:
         """Write a file so that a reader sees the old content or the new, never a part.
@@ -158,8 +164,10 @@ class Folder:
     def _remote(self) -> tuple[Any, str]:
         from pyarrow import fs
 
-        with _named_errors("open", self.uri, ""):
+        try:
             filesystem, prefix = fs.FileSystem.from_uri(self.uri)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot open {self.uri}: {error}; accepted: what pyarrow's file systems take") from error
         return filesystem, prefix.rstrip("/")
 
 
@@ -169,7 +177,8 @@ def open_folder(uri: str | Path) -> Folder:
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if is_remote(text):
-        return Folder(text.rstrip("/"))
+        location, mark, options = text.partition("?")
+        return Folder(location.rstrip("/") + mark + options)
     return Folder(str(Path(text).expanduser().absolute()))
 
 

@@ -51,8 +51,10 @@ def resampled_scores(predictions: Sequence[Predictions], *, num_resamples: int, 
     """Return the mean_f1, float64 `[models, num_resamples]`, of all models on the same resamples of the images.
 
     F1 needs only counts (true, predicted and right images of each class), and the counts of all resamples are one
-    product: `weights [num_resamples, N] @ indicators [N, counts]`.
+    product: `weights [num_resamples, N] @ indicators [N, counts]`. `scipy.stats.bootstrap` gives the same for one
+    model and plain resampling (a test compares them), but calls Python once a resample.
     """
+    assert num_resamples > 1, "one resample has no variance"
     first = predictions[0]
     for other in predictions[1:]:
         assert np.array_equal(first.age_true, other.age_true) and np.array_equal(
@@ -61,15 +63,15 @@ def resampled_scores(predictions: Sequence[Predictions], *, num_resamples: int, 
     strata = first.age_true * _NUM_GENDERS + first.gender_true
     indicators = _indicators(predictions)
     rows_of_block = max(1, _BLOCK_WEIGHTS // len(strata))
-    generator = np.random.default_rng(seed)
+    generators = np.random.default_rng(seed).spawn(int(strata.max()) + 1)
     blocks = []
     for start in range(0, num_resamples, rows_of_block):
-        weights = resample_weights(strata, min(rows_of_block, num_resamples - start), generator)
+        weights = resample_weights(strata, min(rows_of_block, num_resamples - start), generators)
         blocks.append(_scores_of_counts(weights @ indicators))
     return np.concatenate(blocks).T
 
 
-def resample_weights(strata: np.ndarray, num_resamples: int, generator: np.random.Generator) -> np.ndarray:
+def resample_weights(strata: np.ndarray, num_resamples: int, generators: Sequence[np.random.Generator]) -> np.ndarray:
     """Return how often each image counts in each resample, float64 `[num_resamples, N]`.
 
     The test split has fixed numbers of each age group and gender, so a resample draws within each of these strata: from
@@ -80,21 +82,20 @@ def resample_weights(strata: np.ndarray, num_resamples: int, generator: np.rando
     Source: Rao and Wu, "Resampling Inference With Complex Survey Data", JASA 83, 1988.
 
     Args:
-        strata: int `[N]`, any codes.
+        strata: int `[N]`, codes from 0.
         num_resamples: Rows of the result.
-        generator: Where the draws come from, row by row.
+        generators: One a code: the n-th resample is the same in whatever blocks they are asked for.
     """
-    order = np.argsort(strata, kind="stable")
-    _, sizes = np.unique(strata, return_counts=True)
-    draws = np.maximum(sizes - 1, 1)
-    size_of_draw = np.repeat(sizes, draws)
-    start_of_draw = np.repeat(np.cumsum(sizes) - sizes, draws)
-    positions = (generator.random((num_resamples, len(size_of_draw))) * size_of_draw).astype(np.int64) + start_of_draw
-    cells = order[positions] + np.arange(num_resamples)[:, None] * len(strata)
-    counts = np.bincount(cells.ravel(), minlength=num_resamples * len(strata)).reshape(num_resamples, len(strata))
-    weight = np.empty(len(strata))
-    weight[order] = np.repeat(sizes / draws, sizes)
-    return counts * weight
+    weights = np.ones((num_resamples, len(strata)))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        n = len(members)
+        if n > 1:
+            drawn = generators[stratum].integers(0, n, size=(num_resamples, n - 1))
+            drawn += np.arange(num_resamples)[:, None] * n
+            counts = np.bincount(drawn.ravel(), minlength=num_resamples * n).reshape(num_resamples, n)
+            weights[:, members] = counts * (n / (n - 1))
+    return weights
 
 
 def _indicators(predictions: Sequence[Predictions]) -> np.ndarray:

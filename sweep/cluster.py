@@ -172,7 +172,7 @@ def connected(
             }
         else:
             options |= {"address": address, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
-        stack.callback(ray.shutdown)
+        stack.callback(leave)
         try:
             context = ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
@@ -191,6 +191,18 @@ def connected(
         )
 
 
+def leave() -> None:
+    """Let go of Ray now: our own ends with all its processes, a joined cluster ends our workers."""
+    import ray
+
+    ray.shutdown()
+
+
+def this_machine() -> Node:
+    """Return what a Ray of our own will have."""
+    return Node("", "127.0.0.1", local_cpus(), local_gpus())
+
+
 def live_nodes() -> tuple[Node, ...]:
     """Return the machines that are up, with what Ray may give away on each."""
     import ray
@@ -207,9 +219,7 @@ def live_nodes() -> tuple[Node, ...]:
     )
 
 
-def on_every_node(
-    function: Callable[..., Any], arguments: Sequence[Any], *, timeout_s: float
-) -> dict[Node, Any]:
+def on_every_node(function: Callable[..., Any], arguments: Sequence[Any], *, timeout_s: float) -> dict[Node, Any]:
     """Run a function once on each machine of the cluster, in a worker, and return what each said.
 
     A machine that does not answer in time, or whose worker cannot run the function, has the error as its answer.
@@ -289,7 +299,7 @@ def _private_folder() -> Iterator[Path]:
     """Hold a folder that only we can enter, and remove it at the end; also those of drivers that were killed."""
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > _MAX_TEMP_CHARS:
-        parent = Path("/tmp")  # noqa: S108 - the folder made in it is private
+        parent = Path("/tmp")
     for stale in parent.glob(f"{_TEMP_PREFIX}*"):
         with contextlib.suppress(OSError), (stale / "alive").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ from sweep.records import RunRecord
 from sweep.wording import counted, duration, listing, number, quantity
 
 _PROTOCOLS = {
-    "seed": "The validation CSV is split into 80 % validation and 20 % test, stratified by age group and gender, with a "
+    "seed": "The validation CSV is split into 80 % validation and 20 % test, stratified by age group and gender, by a "
     "seed of its own: every trial is scored on the same test images.",
     "official": "The whole validation CSV is the test set; validation is carved from the training CSV.",
 }
@@ -88,10 +88,8 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
     if scheduler.kind == "asha":
         confirm = " The best configuration of each group is then brought to the full budget for all seeds."
         rungs = listing([number(rung) for rung in run.rungs])
-        text = (
-            f"ASHA within each {scheduler.group_by}, from epoch {scheduler.grace_epochs}, factor "
-            f"{number(scheduler.reduction_factor)}; {f'rungs at epochs {rungs}' if rungs else 'no rung below the budget'}."
-        )
+        where = f"rungs at epochs {rungs}" if rungs else "no rung below the full budget"
+        text = f"ASHA within each {scheduler.group_by}, factor {number(scheduler.reduction_factor)}; {where}."
         rows.append(("Stopping", text + (confirm if scheduler.confirm else "")))
     else:
         rows.append(("Stopping", "None: every trial has the full budget."))
@@ -101,7 +99,8 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
 
 def provenance(run: RunRecord) -> list[tuple[str, str]]:
     """Return (name, value) of what made the results: the sweep's own facts, then those of its trials."""
-    rows = flat({key: value for key, value in run.sweep.items() if key != "schema_version"})
+    rows = flat({key: value for key, value in run.sweep.items() if key not in ("schema_version", "name", "scheduler")})
+    rows = [(name.removeprefix("provenance "), value) for name, value in rows]
     facts = (record.report.get("provenance", {}) for record in run.records if record.report)
     trials = common({k: v for k, v in fact.items() if k not in _PER_TRIAL_FACTS} for fact in facts)
     rows += [(f"trials: {key}", value) for key, value in trials]
@@ -138,6 +137,8 @@ def flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tup
             rows += flat(item, name, depth + 1)
         elif isinstance(item, list | tuple):
             rows.append((name, ", ".join(str(part) for part in item[:20]) or "none"))
+        elif isinstance(item, int) and not isinstance(item, bool):
+            rows.append((name, f"{item:,}" if "seed" not in name else str(item)))
         elif item is not None:
-            rows.append((name, f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else str(item)))
+            rows.append((name, number(item)))
     return rows

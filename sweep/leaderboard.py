@@ -75,11 +75,14 @@ class Configuration:
         return max(self.shown, key=lambda record: record.best_mean_f1 or 0.0, default=None)
 
     @property
+    def val_span(self) -> tuple[float, float] | None:
+        """The ends of its validation interval, where there is one."""
+        return _ends(self.val)
+
+    @property
     def test_span(self) -> tuple[float, float] | None:
         """The ends of its test interval, where there is one."""
-        if self.test is None or self.test.low is None or self.test.high is None:
-            return None
-        return self.test.low, self.test.high
+        return _ends(self.test)
 
     def val_scores(self) -> list[float]:
         """Return the best validation mean_f1 of each run shown."""
@@ -112,6 +115,12 @@ class Configuration:
             else:
                 words.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}")
         return "; ".join(words)
+
+
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    if interval is None or interval.low is None or interval.high is None:
+        return None
+    return interval.low, interval.high
 
 
 def _fate(record: TrialRecord) -> str:

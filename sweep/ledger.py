@@ -1,26 +1,24 @@
 """Which trials run, ran and come next: the driver's one view of a sweep, and the one writer of what it decides.
 
-Everything here follows from plan.json and the trial folders; nothing needs Ray. A *leg* is one stretch of one trial in
-one worker: a trial that is stopped and confirmed later, or that crashes and is retried, has several, all in the same
-folder. `fit` writes `running`, `completed` and `diverged`; this module writes `planned`, `stopped`, `failed`,
+Everything here follows from plan.json and the trial folders; nothing needs Ray. `fit` writes `running`, `completed` and `diverged`; this module writes `planned`, `stopped`, `failed`,
 `skipped`, and `decisions.json`, each before anything else acts on it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from fairface_core.errors import StorageError
-from fairface_core.report import write_status
-from fairface_core.storage import Folder, read_json, write_json
+from fairface_core.report import EpochReport, write_status
+from fairface_core.storage import Folder, write_json
 from sweep.confirm import GroupChoice, choose_group
 from sweep.placement import Needs, Placement
-from sweep.plan_file import Plan, PlannedTrial
-from sweep.records import RunRecord, TrialRecord
+from sweep.plan_file import Plan
+from sweep.records import RunRecord
 from sweep.trial_state import (
     CONFIRM,
     DECISIONS_FILE,
@@ -28,9 +26,9 @@ from sweep.trial_state import (
     Phase,
     RungDecision,
     TrialState,
-    decisions_from_json,
     decisions_to_json,
 )
+from sweep.trials import Leg, Trial, open_trial
 from sweep.worker import Ending
 
 # What fairface_core.checkpoint writes, without importing torch (a test holds them together).
@@ -39,85 +37,7 @@ ERROR_FILE = "error.txt"
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
 _WRITE_PAUSES_S = (0.5, 2.0, 8.0)
 MAX_HALVINGS = 1
-
-
-@dataclass(eq=False)
-class Leg:
-    """One stretch of one trial in one worker.
-
-    Attributes:
-        trial: Whose.
-        phase: `explore` or `confirm`.
-        number: 1, 2 ... among the trial's legs since this driver started.
-        started: Whether a worker has it.
-    """
-
-    trial: Trial
-    phase: Phase
-    number: int
-    started: bool = False
-
-
-@dataclass(eq=False)
-class Trial:
-    """One planned trial as it stands now.
-
-    Attributes:
-        planned: Its entry in the plan.
-        folder: Its folder.
-        status: As in status.json.
-        reason: Why, in words.
-        scores: Validation mean_f1 of epochs 1..n.
-        decisions: What its rungs said.
-        attempts: How often it was tried, counting failures only.
-        failures: Crashes and hangs since this driver started.
-        halvings: How often its micro-batch was halved.
-        leg: The leg that Ray has, if one is.
-        legs: Legs since this driver started.
-        last: Figures of the last epoch that was reported to this driver.
-    """
-
-    planned: PlannedTrial
-    folder: Folder
-    status: str = "planned"
-    reason: str = ""
-    scores: list[float] = field(default_factory=list)
-    decisions: tuple[RungDecision, ...] = ()
-    attempts: int = 1
-    failures: int = 0
-    halvings: int = 0
-    leg: Leg | None = None
-    legs: int = 0
-    pruned: bool = False
-    last: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def trial_id(self) -> str:
-        """Our stable id."""
-        return self.planned.trial_id
-
-    @property
-    def group(self) -> str:
-        """What it is compared within."""
-        return self.planned.group
-
-    @property
-    def needs(self) -> Needs:
-        """What it takes while it runs."""
-        return Needs(self.planned.cpu, self.planned.gpu)
-
-    def state(self) -> TrialState:
-        """Return what the policy needs to know."""
-        return TrialState(
-            trial_id=self.trial_id,
-            group=self.group,
-            config_id=self.planned.config_id,
-            seed=self.planned.seed,
-            explores=self.planned.explores,
-            status=self.status,
-            scores=tuple(self.scores),
-            decisions=self.decisions,
-        )
+_FIGURES = tuple(field.name for field in dataclasses.fields(EpochReport))
 
 
 class Ledger:
@@ -134,12 +54,14 @@ class Ledger:
     def __init__(
         self, run: Folder, plan: Plan, *, confirm: bool, max_retries: int, record: RunRecord | None = None
     ) -> None:
-        self.plan = plan
+        self.run, self.plan = run, plan
         self.notes: list[str] = []
-        self._confirm, self._max_retries = confirm, max_retries
+        self.confirms, self._max_retries = confirm, max_retries
         found = {one.trial_id: one for one in record.records} if record else {}
         self.trials = {
-            planned.trial_id: self._open(planned, run.sub("trials", planned.trial_id), found.get(planned.trial_id))
+            planned.trial_id: open_trial(
+                planned, run.sub("trials", planned.trial_id), found.get(planned.trial_id), self.notes
+            )
             for planned in plan.trials
         }
         self.groups: dict[str, tuple[Trial, ...]] = {
@@ -148,45 +70,6 @@ class Ledger:
         }
         # None: something changed since it was asked for.
         self._choices: dict[str, GroupChoice | None] = dict.fromkeys(self.groups)
-
-    def _open(self, planned: PlannedTrial, folder: Folder, record: TrialRecord | None) -> Trial:
-        if record is None or record.status == "planned" and not record.history and not record.epochs_trained:
-            return Trial(planned, folder)
-        trial = Trial(
-            planned,
-            folder,
-            status=record.status,
-            reason=record.reason,
-            scores=[epoch["mean_f1"] for epoch in record.history],
-            attempts=record.attempts,
-            last=record.history[-1] if record.history else {},
-        )
-        self.notes += [f"{planned.trial_id}: {problem}" for problem in record.problems]
-        trial.decisions = self._decisions(folder, planned, record)
-        return trial
-
-    def _decisions(self, folder: Folder, planned: PlannedTrial, record: TrialRecord) -> tuple[RungDecision, ...]:
-        problem = ""
-        try:
-            decisions = decisions_from_json(read_json(folder, DECISIONS_FILE))
-            if all(decision.trial_id == planned.trial_id for decision in decisions):
-                return decisions
-            problem = "is of another trial"
-        except FileNotFoundError:
-            pass
-        except (StorageError, ValueError) as error:
-            problem = str(error)
-        if problem:
-            self.notes.append(f"{planned.trial_id}: {DECISIONS_FILE}: {problem}; its history is used instead")
-        if record.status == "stopped" and record.detail.get("kind") == "asha":
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                detail = record.detail
-                cutoff = None if detail["cutoff"] is None else float(detail["cutoff"])
-                where = (float(detail["rung"]), int(detail["epoch"]), float(detail["score"]))
-                # Orders only have to differ; those of lost files come after all that were kept.
-                order = 1_000_000 + len(self.notes)
-                return (RungDecision(planned.trial_id, planned.group, *where, cutoff, True, order),)
-        return ()
 
     # What comes next.
 
@@ -206,9 +89,8 @@ class Ledger:
         for group in self.groups:
             choice = self._choice(group)
             for trial in map(self.trials.__getitem__, choice.stopped):
-                stop = next((decision for decision in trial.decisions if decision.stop), None)
-                if trial.status != "stopped" and stop is not None:
-                    self._mark(trial, "stopped", stop.reason(), stop.detail())
+                if trial.status != "stopped" and trial.stop is not None:
+                    self._mark(trial, "stopped", trial.stop.reason(), trial.stop.detail())
             for trial in map(self.trials.__getitem__, choice.skipped):
                 if trial.status != "skipped":
                     self._mark(trial, "skipped", choice.skip_reason)
@@ -251,7 +133,7 @@ class Ledger:
         choice = self._choices[group]
         if choice is None:
             states = [trial.state() for trial in self.groups[group]]
-            choice = self._choices[group] = choose_group(states, confirm=self._confirm)
+            choice = self._choices[group] = choose_group(states, confirm=self.confirms)
         return choice
 
     # What happens.
@@ -279,7 +161,7 @@ class Ledger:
         trial, number = leg.trial, int(figures["epoch"])
         # A retry repeats the epoch that its predecessor had not committed.
         trial.scores[number - 1 :] = [float(figures["mean_f1"])]
-        trial.last = figures
+        trial.history[number - 1 :] = [{name: figures[name] for name in _FIGURES if name in figures}]
         self._choices[trial.group] = None
 
     def ended(self, leg: Leg, ending: Ending | None) -> bool:
@@ -295,10 +177,9 @@ class Ledger:
         trial = leg.trial
         trial.leg = None
         self._choices[trial.group] = None
-        stop = next((decision for decision in trial.decisions if decision.stop), None)
         again = False
-        if ending is None and stop is not None:
-            self._mark(trial, "stopped", stop.reason(), stop.detail())
+        if ending is None and trial.stop is not None:
+            self._mark(trial, "stopped", trial.stop.reason(), trial.stop.detail())
         elif ending is not None and ending.kind in ("completed", "diverged"):
             trial.status, trial.reason = ending.kind, ending.reason
         else:
@@ -361,10 +242,10 @@ class Ledger:
         )
 
     def _store(self, write: Callable[[], None]) -> None:
-        for pause_s in (*_WRITE_PAUSES_S, None):
+        for pause_s in _WRITE_PAUSES_S:
             try:
-                return write()
+                write()
+                return
             except StorageError:
-                if pause_s is None:
-                    raise
                 time.sleep(pause_s)
+        write()

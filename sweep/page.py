@@ -51,6 +51,7 @@ class Page:
     board: Board
     verdict: Verdict
     palette: Palette
+    groups: list[str]
     tiles: list[tuple[str, str, str]]
     scores: Plot | None
     comparisons: Plot | None
@@ -74,6 +75,12 @@ class Page:
     def run(self) -> RunRecord:
         """The run."""
         return self.board.run
+
+    @property
+    def question(self) -> str:
+        """The question that the space asks, in its first comment; empty if it has none."""
+        first = self.run.space_text.lstrip().partition("\n")[0]
+        return first.lstrip("# ").strip()[:300] if first.startswith("#") else ""
 
     @property
     def one_seed(self) -> bool:
@@ -124,11 +131,13 @@ def build_page(board: Board, verdict: Verdict, cards: list[tuple[str, str]]) -> 
     best, problems = _best_trials(board)
     configurations = [one.configuration for one in best]
     axes = [axis for axis in AUDIT_AXES if any(axis in _audit(one) for one in best)]
-    curves = (learning_curves(board, group, palette, run.rungs) for group in run.groups)
+    order = [*board.best_of_group, *(group for group in run.groups if group not in board.best_of_group)]
+    curves = (learning_curves(board, group, palette) for group in order)
     return Page(
         board=board,
         verdict=verdict,
         palette=palette,
+        groups=order,
         tiles=tiles(board),
         scores=scores_plot(board, palette),
         comparisons=comparison_plot(verdict.comparisons),

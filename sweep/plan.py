@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fairface_core.backbones import relative_cost
@@ -36,7 +36,7 @@ class _Draft:
     """A configuration with one seed, before ids are given."""
 
     config: TrainConfig
-    decided: dict[str, Any]
+    values: dict[str, Any]  # of the fields that the space decides, as JSON
     group: str
     config_digest: str
     seed_rank: int
@@ -94,24 +94,25 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
 
 def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
     drafts: list[_Draft] = []
+    keys: set[str] = set()
     problems: dict[str, list[str]] = {}
     constant = _constant(spec)
     for values in _configurations(spec, constant):
         for rank, seed in enumerate(spec.seeds):
-            decided = {**values, SEED: seed}
+            given = {**values, SEED: seed}
+            keys |= given.keys()
             try:
-                config = make_config(decided, where=where)
+                config = make_config(given, where=where)
             except ConfigError as error:
-                told = ", ".join(f"{key} {value}" for key, value in sorted(decided.items()) if key not in constant)
+                told = ", ".join(f"{key} {value}" for key, value in sorted(given.items()) if key not in constant)
                 for line in error.problems:
                     problems.setdefault(line, []).append(told)
                 break
-            # As the config holds them: 3e-4 given as text, 0.0003 and 3.0e-4 are one value.
             held = config.model_dump(mode="json")
             drafts.append(
                 _Draft(
                     config,
-                    {key: held[key] for key in sorted(decided)},
+                    held,
                     _label(held[spec.scheduler.group_by]),
                     config.model_copy(update={SEED: 0}).digest(),
                     rank,
@@ -125,7 +126,8 @@ def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
         ]
         rest = len(lines) - MAX_PROBLEMS
         raise ConfigError([*lines[:MAX_PROBLEMS], *([f"and {rest:,} more problems"] if rest > 0 else [])])
-    return drafts
+    # All trials name the same keys, also those that only one backbone has values of its own for.
+    return [replace(draft, values={key: draft.values[key] for key in sorted(keys)}) for draft in drafts]
 
 
 def _constant(spec: SweepSpec) -> dict[str, Any]:
@@ -172,37 +174,37 @@ def _in_order(drafts: list[_Draft], spec: SweepSpec) -> list[_Draft]:
             d.group,
             d.seed_rank,
             -d.cost,
-            _natural(d.decided),
+            _natural(d.values),
             d.config_digest,
         ),
     )
 
 
-def _natural(decided: dict[str, Any]) -> list[tuple[str, float, str]]:
+def _natural(values: dict[str, Any]) -> list[tuple[str, float, str]]:
     """Return a sort key that puts numbers in order of size."""
     return [
         (key, float(value), "") if isinstance(value, int | float) else (key, 0.0, str(value))
-        for key, value in decided.items()
+        for key, value in values.items()
     ]
 
 
 def _named(drafts: list[_Draft], spec: SweepSpec, auto_gpu: float) -> tuple[PlannedTrial, ...]:
-    first = drafts[0].decided
-    varying = sorted(
+    first = drafts[0].values
+    varying = [
         key
-        for key in {key for draft in drafts for key in draft.decided} - {SEED, spec.scheduler.group_by}
-        if any(key not in draft.decided or draft.decided[key] != first.get(key) for draft in drafts)
-    )
+        for key in first
+        if key not in (SEED, spec.scheduler.group_by) and any(draft.values[key] != first[key] for draft in drafts)
+    ]
     names = short_keys(varying)
     trials = []
     for draft in drafts:
-        shown = {names[key]: draft.decided[key] for key in varying if key in draft.decided}
-        seed = draft.decided[SEED]
-        cpu, gpu = _needs(spec, draft.decided[BACKBONE], auto_gpu)
+        shown = {names[key]: draft.values[key] for key in varying}
+        seed = draft.values[SEED]
+        cpu, gpu = _needs(spec, draft.values[BACKBONE], auto_gpu)
         trials.append(
             PlannedTrial(
                 trial_id=trial_name(draft.group, shown, seed, draft.config.digest()),
-                config=draft.decided,
+                config=draft.values,
                 group=draft.group,
                 seed=seed,
                 config_id=trial_name(draft.group, shown, None, draft.config_digest),

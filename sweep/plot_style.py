@@ -48,7 +48,7 @@ class Plot:
 
 
 def plain(text: object) -> str:
-    """Return text that plotly shows as it is."""
+    """Return text that plotly shows as it is, line breaks included."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -95,13 +95,8 @@ def styled(traces: Iterable[Any], *, x: Mapping[str, Any], y: Mapping[str, Any],
             "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
             "hovermode": "closest",
             "hoverlabel": {"bgcolor": SURFACE, "bordercolor": GRID, "font": {"color": TEXT, "size": 12}},
-            "legend": {
-                "orientation": "h",
-                "x": 0,
-                "y": 1.02,
-                "yanchor": "bottom",
-                "font": {"color": TEXT, "size": 12},
-            },
+            # The page names the groups once for all figures of a section.
+            "showlegend": False,
             "xaxis": {**axis, **x},
             "yaxis": {**axis, **y},
             **layout,
@@ -117,7 +112,7 @@ def rows_axis(labels: Sequence[str]) -> dict[str, Any]:
     return {
         "tickmode": "array",
         "tickvals": list(range(len(labels))),
-        "ticktext": [plain(label) for label in labels],
+        "ticktext": [plain(label).replace("\n", "<br>") for label in labels],
         "range": [len(labels) - 0.4, -0.6],
         "gridcolor": GRID,
         "tickfont": {"color": TEXT, "size": 12},

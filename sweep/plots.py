@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sweep.leaderboard import Board
-from sweep.plot_style import MUTED, ROW_PX, TEXT, Palette, Plot, plain, rows_axis, styled, whiskers
+from sweep.plot_style import MUTED, TEXT, Palette, Plot, plain, rows_axis, styled, whiskers
 from sweep.records import RunRecord, TrialRecord
 from sweep.stats import Comparison
 from sweep.wording import counted, listing, number, quantity, score, settings, signed, signed_span, span
@@ -29,17 +29,17 @@ def scores_plot(board: Board, palette: Palette) -> Plot | None:
         name, color = plain(one.group), palette.color(one.group)
         traces += [
             go.Scatter(
-                x=test, y=[row + 0.16] * len(test), mode="markers", name=name, showlegend=False,
+                x=test, y=[row + 0.16] * len(test), mode="markers", name=name,
                 marker={"color": color, "size": 6, "opacity": 0.55, "symbol": "line-ns-open", "line": {"width": 1.6}},
                 customdata=[plain(r.seed) for r in one.full],
                 hovertemplate="seed %{customdata}: test %{x:.4f}<extra></extra>",
             ),
             go.Scatter(
-                x=[fmean(val)], y=[row - 0.2], mode="markers", showlegend=False, name=name,
+                x=[fmean(val)], y=[row - 0.2], mode="markers", name=name,
                 marker=palette.hollow(one.group), hovertemplate="validation %{x:.4f}<extra></extra>",
             ),
             go.Scatter(
-                x=[mean], y=[row], mode="markers", showlegend=False, name=name,
+                x=[mean], y=[row], mode="markers", name=name,
                 marker=palette.marker(one.group, size=11),
                 error_x=whiskers([mean], [one.test_span], color) if one.test_span else None,
                 hovertemplate="test %{x:.4f}<extra></extra>",
@@ -75,7 +75,7 @@ def comparison_plot(comparisons: Sequence[Comparison]) -> Plot | None:
                 hovertemplate="%{x:+.4f}<extra></extra>",
             )
         )  # fmt: skip
-    labels = [f"{c.a} − {c.b}" for c in comparisons]
+    labels = [f"{c.a}\n− {c.b}" for c in comparisons]
     zero = {
         "type": "line",
         "x0": 0,
@@ -87,13 +87,13 @@ def comparison_plot(comparisons: Sequence[Comparison]) -> Plot | None:
     }
     figure = styled(
         traces,
-        x={"title": "difference in test mean_f1", "tickformat": "+.3f"},
+        x={"title": "difference", "tickformat": "+.3~f", "nticks": 6, "tickangle": 0},
         y=rows_axis(labels),
         shapes=[zero],
     )
     words = [f"{c.a} minus {c.b} {signed(c.difference)} ({signed_span(c.low, c.high)})" for c in comparisons[:12]]
     alt = f"Paired differences in test mean_f1 with 95 % intervals: {'; '.join(words)}."
-    return Plot("comparisons-plot", "Paired differences", figure, alt, 110 + ROW_PX * len(comparisons))
+    return Plot("comparisons-plot", "Paired differences", figure, alt, 80 + 42 * len(comparisons))
 
 
 # From the least to the most important: later ones are drawn on top.
@@ -113,7 +113,7 @@ def _kind(record: TrialRecord, winners: set[str]) -> str:
     return "full budget" if record.full_budget else "cut short"
 
 
-def learning_curves(board: Board, group: str, palette: Palette, rungs: Sequence[float]) -> Plot | None:
+def learning_curves(board: Board, group: str, palette: Palette) -> Plot | None:
     """Show validation mean_f1 of every trial of a group, ASHA's rungs, and where trials ended early."""
     run = board.run
     records = [record for record in run.records if record.group == group and record.history]
@@ -151,12 +151,12 @@ def learning_curves(board: Board, group: str, palette: Palette, rungs: Sequence[
     lines = [
         {"type": "line", "x0": rung, "x1": rung, "yref": "paper", "y0": 0, "y1": 1,
          "line": {"color": MUTED, "width": 1, "dash": "dot"}}
-        for rung in rungs
+        for rung in run.rungs
     ]  # fmt: skip
     notes = [
         {"x": rung, "yref": "paper", "y": 0, "yanchor": "bottom", "xanchor": "left", "text": f"rung {rung:g}",
          "showarrow": False, "font": {"size": 10, "color": MUTED}}
-        for rung in rungs
+        for rung in run.rungs
     ]  # fmt: skip
     figure = styled(
         traces,
@@ -173,7 +173,7 @@ def learning_curves(board: Board, group: str, palette: Palette, rungs: Sequence[
         f"{sum(r.status == 'stopped' for r in records)} were stopped early. "
         f"Best: {score(top.best_mean_f1)} ({settings(_shown_values(run, top))})."
     )
-    return Plot(f"curves-{palette.groups.index(group)}", group, figure, alt, 340)
+    return Plot(f"curves-{palette.groups.index(group)}", group, figure, alt, 310)
 
 
 def _joined(records: Sequence[TrialRecord]) -> dict[str, list[Any]]:
@@ -221,7 +221,7 @@ def _response_plot(board: Board, key: str, palette: Palette) -> Plot | None:
             means = _means_by(members, key)
             traces.append(
                 go.Scatter(
-                    x=[place(x) for x in means], y=list(means.values()), mode="lines", showlegend=False,
+                    x=[place(x) for x in means], y=list(means.values()), mode="lines",
                     line={"color": color, "width": 1.6}, opacity=0.7, hoverinfo="skip",
                 )
             )  # fmt: skip
@@ -231,8 +231,7 @@ def _response_plot(board: Board, key: str, palette: Palette) -> Plot | None:
                 traces.append(
                     go.Scatter(
                         x=[place(float(r.config[key])) for r in part], y=[r.best_mean_f1 for r in part],
-                        mode="markers", name=plain(group), legendgroup=plain(group),
-                        showlegend=full or not any(r.full_budget for r in members),
+                        mode="markers", name=plain(group),
                         marker=palette.marker(group) if full else palette.hollow(group, size=7, opacity=0.8),
                         customdata=[f"{plain(r.trial_id)}, {r.epochs_trained} epochs" for r in part],
                         hovertemplate="%{customdata}<br>%{y:.4f}<extra></extra>",
@@ -297,8 +296,7 @@ def cost_plot(board: Board, palette: Palette) -> Plot | None:
         ends = one.test_span if is_best else None
         traces.append(
             go.Scatter(
-                x=[speed], y=[value], mode="markers", name=plain(one.group), showlegend=is_best,
-                legendgroup=plain(one.group),
+                x=[speed], y=[value], mode="markers", name=plain(one.group),
                 error_y=whiskers([value], [ends], palette.color(one.group)) if ends else None,
                 marker=palette.marker(one.group, size=11) if is_best
                 else palette.hollow(one.group, size=6, opacity=0.5),
@@ -307,10 +305,9 @@ def cost_plot(board: Board, palette: Palette) -> Plot | None:
             )
         )  # fmt: skip
     speeds = [speed for _, speed, _ in known]
-    axis = {
-        "title": "training images per second",
-        "type": "log" if max(speeds) > 3 * min(speeds) else "linear",
-    }
+    axis: dict[str, Any] = {"title": "training images per second", "tickformat": ","}
+    if max(speeds) > 10 * min(speeds):
+        axis |= {"type": "log", "dtick": "D2"}
     figure = styled(traces, x=axis, y={"title": "test mean_f1"})
     words = [f"{one.group} {score(v)} at {quantity(s)} images/s" for one, s, v in known if one.config_id in best_ids]
     on_front = listing(list(dict.fromkeys(known[i][0].group for i in front)))

@@ -96,6 +96,7 @@ class _Group:
         )
         self.bracket = _NotingBracket(grace_epochs, max_t, reduction_factor, 0)
         self._asha._brackets = [self.bracket]
+        self._met: set[str] = set()
         # From the lowest up: where a small factor puts two rungs on one epoch, Ray asks the higher.
         judged = {math.ceil(milestone): milestone for milestone in reversed(self.bracket.milestones())}
         self.rung_at: dict[int, float] = {epoch: rung for epoch, rung in judged.items() if epoch < epochs}
@@ -112,9 +113,10 @@ class _Group:
     def judge(self, trial_id: str, epoch: int, score: float) -> bool:
         """Ask Ray's ASHA whether the trial is to stop."""
         shim = _Shim(trial_id)
-        self._asha.on_trial_add(None, shim)
+        if trial_id not in self._met:
+            self._met.add(trial_id)
+            self._asha.on_trial_add(None, shim)
         action = self._asha.on_trial_result(None, shim, {EPOCH_KEY: epoch, SCORE_KEY: score})
-        self._asha.on_trial_remove(None, shim)
         return bool(action == TrialScheduler.STOP)
 
 
@@ -147,7 +149,7 @@ class GroupedASHA(FIFOScheduler):
         assert grace_epochs >= 1, "every trial gets at least one epoch"
         assert reduction_factor > 1, "a rung has to be able to stop something"
         super().__init__()
-        self._metric = SCORE_KEY
+        # `metric` stays None: Ray would refuse reports without the score, such as how a trial ended.
         self._epochs = epochs
         self._settings: dict[str, Any] = {
             "epochs": epochs,
@@ -270,8 +272,8 @@ class GroupedASHA(FIFOScheduler):
     # Ray's interface. `choose_trial_to_run` is FIFO's, and adding, losing or ending a trial changes no rung.
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Answer a report. Confirm runs always go on, unless their score is not finite."""
-        if EPOCH_KEY not in result or SCORE_KEY not in result:
+        """Answer a report of an epoch; others pass. Confirm runs go on, unless their score is not finite."""
+        if EPOCH_KEY not in result:
             return TrialScheduler.CONTINUE
         score = float(result[SCORE_KEY])
         if trial.config[PHASE_KEY] == CONFIRM:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: stop at once where nothing runs yet, in order where trials run; a second SIGINT, at once anywhere.
+"""SIGINT and SIGTERM: stop at once where nothing runs yet, in order where trials run; a second SIGINT, at once.
 
 Stopping in order needs no word to the trials: whatever they have reported is complete on disk. So their processes are
 simply ended, which takes seconds whatever an epoch takes.
@@ -10,12 +10,14 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 import psutil
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Everything has ended 30 s after a signal.
+_LAST_RESORT_S = 25.0
 
 
 class Interrupted(BaseException):
@@ -39,7 +41,7 @@ class Interrupted(BaseException):
 class StopSignals:
     """Takes both signals for as long as it is entered.
 
-    `defer()` says that from now on the first signal is only noted, for `check()` to raise where it is safe.
+    Inside `deferred()` the first signal is only noted.
     """
 
     def __init__(self) -> None:
@@ -68,9 +70,14 @@ class StopSignals:
             before = signal.signal(number, self._handle)
             self._before.setdefault(number, before)
 
-    def defer(self) -> None:
-        """From now on note the first signal instead of raising."""
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Note the first signal instead of raising it, for `check` to raise where it is safe."""
         self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
     def check(self) -> None:
         """Raise Interrupted if a signal was noted."""
@@ -83,6 +90,10 @@ class StopSignals:
                 end_now(128 + number)
             return
         self._noted = number
+        # Whatever the main thread waits for, such as a storage that hangs, must not keep the promise from being held.
+        last_resort = threading.Timer(_LAST_RESORT_S, end_now, [128 + number])
+        last_resort.daemon = True
+        last_resort.start()
         if not self._deferred:
             raise Interrupted(number)
 

@@ -107,20 +107,6 @@ class Comparison:
             return "tie"
         return "a" if self.difference > 0 else "b"
 
-    def sentence(self, alpha: float = 1 - CONFIDENCE) -> str:
-        """Return the verdict as a sentence, with its numbers and what they do not cover."""
-        verdict = self.verdict(alpha)
-        p_value = f"p = {self.p_value:.2g}" if self.p_holm is None else f"Holm-corrected p = {self.p_holm:.2g}"
-        numbers = f"difference {self.difference:+.4f}, 95 % interval {self.low:+.4f} to {self.high:+.4f}, {p_value}"
-        if verdict == "tie":
-            text = f"{self.a} and {self.b} are tied: {numbers}"
-        else:
-            better, worse = (self.a, self.b) if verdict == "a" else (self.b, self.a)
-            text = f"{better} is better than {worse}: {numbers}"
-        if min(self.num_seeds) > 1:
-            return f"{text}."
-        return f"{text}. It holds for the trained models at hand only: one seed does not show how seeds vary."
-
 
 def seed_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Return mean, sd and the t interval over seeds of any score.
@@ -173,7 +159,7 @@ def compare(
     Args:
         a: One Predictions per seed.
         b: The same for the other configuration; the numbers of seeds may differ.
-        names: What to call them in the sentence.
+        names: What the Comparison calls them.
         num_resamples: Bootstrap resamples of the images, the same ones for all models: a paired bootstrap.
         seed: Of the resamples.
     """

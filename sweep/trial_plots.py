@@ -75,7 +75,7 @@ def calibration_plots(best: Sequence[Configuration], palette: Palette) -> list[P
     plots = []
     for task, ece_key in (("age", "age_ece"), ("gender", "gender_ece")):
         diagonal = go.Scatter(
-            x=[0, 1], y=[0, 1], mode="lines", line={"color": MUTED, "width": 1, "dash": "dot"}, showlegend=False,
+            x=[0, 1], y=[0, 1], mode="lines", line={"color": MUTED, "width": 1, "dash": "dot"},
             hoverinfo="skip",
         )  # fmt: skip
         traces, words = [diagonal], []
@@ -108,7 +108,8 @@ def age_error_plot(best: Sequence[Configuration], palette: Palette) -> Plot | No
     traces, words = [], []
     for one in best:
         error = one.best.report.get("age_error") if one.best and one.best.report else None
-        counts = {int(k): n for k, n in error["histogram"].items()} if error else {}
+        # The axis is logarithmic, so that the rare large misses can be seen: 0 has no place on it.
+        counts = {int(k): n for k, n in error["histogram"].items() if n} if error else {}
         total = sum(counts.values())
         if not error or not total:
             continue
@@ -124,6 +125,6 @@ def age_error_plot(best: Sequence[Configuration], palette: Palette) -> Plot | No
     if not traces:
         return None
     x = {"title": "predicted minus true age group", "tickformat": "+d", "dtick": 2}
-    figure = styled(traces, x=x, y={"title": "share of test images", "tickformat": ".0%"})
+    figure = styled(traces, x=x, y={"title": "share of test images", "tickformat": ".1~%", "type": "log", "dtick": 1})
     alt = f"Distribution of the age error in groups. Right or one group off: {listing(words)}."
     return Plot("age-error", "Age error", figure, alt, 340)

@@ -73,7 +73,7 @@ def check_distribution(key: str, node: Node, problems: list[str], notes: list[st
         return None
     ((kind, values),) = node.value.items()
     if not isinstance(values.value, tuple):
-        problems.append(f"{values.where}: {key}.{kind} is {values.kind}; accepted: a list, such as {_example(kind)}")
+        problems.append(f"{values.where}: {key}.{kind} is {values.kind}; accepted: {_example(kind)}")
         return None
     if kind in LISTS:
         return _check_list(key, kind, values.value, values.where, problems, notes)
@@ -163,4 +163,4 @@ def _accepted(kinds: frozenset[type]) -> str:
 
 
 def _example(kind: str) -> str:
-    return "[...]" if kind in LISTS else "[low, high]"
+    return "a list in square brackets" if kind in LISTS else "[low, high]"

@@ -16,7 +16,7 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
-        if value and not 1e-3 <= abs(value) < 1e5:
+        if value and not 1e-2 <= abs(value) < 1e5:
             mantissa, _, exponent = f"{value:.3e}".partition("e")
             return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
         return f"{value:.4g}"
@@ -70,7 +70,7 @@ def millions(value: float | None) -> str:
 
 def p_words(value: float) -> str:
     """Return a p-value: `0.03`, `< 0.001`."""
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+    return "< 0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def points(value: float | None) -> str:
@@ -94,9 +94,9 @@ def duration(seconds: float | None) -> str:
         return NOTHING
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min"
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 100 else f"{hours} h"
 

@@ -5,7 +5,8 @@
   const darkColors = JSON.parse(document.getElementById("dark").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
-  const printWidthPx = 680; // A4 less its margins, at 96 px per inch
+  // A4 less its margins at 96 px per inch, and what the print style makes of the columns.
+  const printWidthPx = (node) => (node.closest(".triple") ? 215 : node.closest(".pair") ? 330 : 680);
   let printing = false;
 
   const recolored = (value) => {
@@ -22,7 +23,7 @@
     const { data, layout } = dark.matches && !printing ? recolored(source) : structuredClone(source);
     layout.height = source.height;
     layout.autosize = true;
-    if (printing) layout.width = Math.min(printWidthPx, node.clientWidth || printWidthPx);
+    if (printing) layout.width = printWidthPx(node);
     // A finger scrolls the page; a mouse may zoom, and a double click undoes it.
     layout.dragmode = touch.matches ? false : "zoom";
     return Plotly.react(node, data, layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });

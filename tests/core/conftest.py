@@ -1,72 +1,24 @@
-"""A small data folder that a test may spoil as it likes."""
+"""Fixtures of the core's tests."""
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
-
-from fairface_core.config import TrainConfig
-from fairface_core.labels import AGE_GROUPS, GENDERS
-
-HEADER = "file,age,gender,race,service_test"
-CELLS = tuple(itertools.product(AGE_GROUPS, GENDERS))
-
-
-@dataclass(frozen=True)
-class DataRoot:
-    """36 train and 90 val images of 8 px, two and five of each age x gender cell, and both label CSVs."""
-
-    path: Path
-
-    @property
-    def train_csv(self) -> Path:
-        return self.path / "fairface_label_train.csv"
-
-    @property
-    def val_csv(self) -> Path:
-        return self.path / "fairface_label_val.csv"
-
-    def config(self, **changes: Any) -> TrainConfig:
-        values = {"root": str(self.path), "cache_dir": str(self.path.parent / "cache"), "num_workers": 2, **changes}
-        return TrainConfig(**values)
-
-    def edit_val(self, change: Callable[[list[str]], Iterable[str]]) -> None:
-        """Rewrite the val CSV; `change` gets its lines, the header first."""
-        self.val_csv.write_text("\n".join(change(self.val_csv.read_text().splitlines())) + "\n")
-
-    def set_cell(self, row: int, column: int, text: str) -> None:
-        """Put a text into the val CSV; row 1 stands on line 2."""
-
-        def change(lines: list[str]) -> list[str]:
-            cells = lines[row].split(",")
-            cells[column] = text
-            return [*lines[:row], ",".join(cells), *lines[row + 1 :]]
-
-        self.edit_val(change)
+from small_data import DataRoot, make_small_data
 
 
 @pytest.fixture(scope="session")
-def _clean_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clean_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data folder, not to be changed."""
     root = tmp_path_factory.mktemp("clean") / "root"
-    for split, (name, repeats) in enumerate({"train": 2, "val": 5}.items()):
-        (root / name).mkdir(parents=True)
-        lines = [HEADER]
-        for number, (age, gender) in enumerate(CELLS * repeats, 1):
-            Image.new("RGB", (8, 8), (number * 2, split * 99, 40)).save(root / name / f"{number}.jpg")
-            lines.append(f"{name}/{number}.jpg,{age},{gender},{'White' if number % 2 else 'East Asian'},{number % 3 == 0}")
-        (root / f"fairface_label_{name}.csv").write_text("\n".join(lines) + "\n")
+    make_small_data(root)
     return root
 
 
 @pytest.fixture
-def data_root(_clean_root: Path, tmp_path: Path) -> DataRoot:
+def data_root(clean_root: Path, tmp_path: Path) -> DataRoot:
     """A fresh copy of the small data folder, with a folder of its own around it."""
-    shutil.copytree(_clean_root, tmp_path / "data" / "root")
+    shutil.copytree(clean_root, tmp_path / "data" / "root")
     return DataRoot(tmp_path / "data" / "root")

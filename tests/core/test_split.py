@@ -99,6 +99,13 @@ def test_another_seed_is_another_sample() -> None:
     assert stratified_sample(stratum, 60, 1).tolist() != stratified_sample(stratum, 60, 2).tolist()
 
 
+def test_the_draw_is_frozen() -> None:
+    """Written down from scikit-learn 1.9: this must hold when a later one draws otherwise."""
+    number = np.arange(60)
+    second = stratified_split(strata(number % 9, number // 9 % 2), 0.2, 42)[1]
+    assert second.tolist() == [49, 3, 37, 29, 46, 15, 42, 41, 26, 22, 0, 20]
+
+
 def labels_of(path: Path) -> tuple[list[str], list[str]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))

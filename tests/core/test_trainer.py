@@ -242,6 +242,6 @@ def test_a_second_process_in_the_folder_is_refused(
 
 
 def test_training_learns(demo_root: Path, tmp_path: Path) -> None:
-    report = fit(config(demo_root, tmp_path, epochs=5, limit_train=None, lr=3e-3))
+    report = fit(config(demo_root, tmp_path, backbone="resnet18", epochs=6, limit_train=None, lr=5e-4))
     losses = [epoch.train_loss for epoch in report.history]
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.88 * losses[0]

@@ -312,12 +312,14 @@ def test_a_decision_that_cannot_be_stored_is_not_made() -> None:
     assert scheduler.decisions_of("t0") == (RungDecision("t0", "g", 3, 3, 0.5, 0.4, False, 1),)
 
 
-def test_reports_without_a_score_are_let_pass() -> None:
-    assert asha().on_trial_result(None, ray_trial("t"), {"done": True}) == TrialScheduler.CONTINUE
+def test_reports_of_no_epoch_pass_and_epochs_without_a_score_do_not() -> None:
+    assert asha().on_trial_result(None, ray_trial("t"), {"ending/kind": "completed"}) == TrialScheduler.CONTINUE
+    with pytest.raises(KeyError, match="mean_f1"):
+        asha().on_trial_result(None, ray_trial("t"), {"epoch": 3})
 
 
 def test_ray_may_name_our_metric_and_no_other() -> None:
-    assert asha().metric == "mean_f1"
+    assert asha().metric is None
     assert asha().set_search_properties(None, None)
     assert asha().set_search_properties("mean_f1", "max")
     assert not asha().set_search_properties("loss", "max")
@@ -362,6 +364,8 @@ def test_under_ray_full_runs_return_and_stopped_ones_do_not(local_ray: None, tmp
         for epoch in range(1, 10):
             tune.report({"epoch": epoch, "mean_f1": config["level"] + epoch / 100})
         (tmp_path / config["trial_id"]).touch()
+        # A last report without a score: Ray refuses it where a scheduler names a metric.
+        tune.report({"ending": {"kind": "completed", "reason": ""}})
 
     stored: list[RungDecision] = []
     levels = {"a0": 0.5, "a1": 0.1, "b0": 0.1, "a2": 0.6, "confirmed": 0.0}

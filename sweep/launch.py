@@ -1,0 +1,295 @@
+"""A sweep from its checked space to its report: preflight, run folder, Ray, trials, results."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fairface_core.backbones import relative_cost
+from fairface_core.console import progress_bar
+from fairface_core.errors import ConfigError, FairfaceError, StorageError
+from fairface_core.storage import Folder, open_folder
+from sweep import cluster as clusters
+from sweep.curves import Curves
+from sweep.ledger import Ledger
+from sweep.lock import RunLock, locked
+from sweep.plan import make_plan
+from sweep.plan_file import Plan, PlannedTrial
+from sweep.preflight import Launch, check, check_name
+from sweep.progress import Progress
+from sweep.records import RunRecord, read_run
+from sweep.run_folder import SessionLog, check_same, write_new
+from sweep.signals import Interrupted, StopSignals
+from sweep.space import SweepSpec
+from sweep.summary import print_closing, print_header, print_notes
+from sweep.trials import Leg
+from sweep.worker import FIT, Ending, Task, demo_folder
+
+RAY_DIR = ".ray"
+# benchmark_results.csv is rewritten while trials run, for at most this share of the time.
+_CSV_SHARE = 0.1
+_CSV_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the space.
+
+    Attributes:
+        storage: Folder or object-store URI that run folders lie in.
+        address: Of a Ray cluster to join; None to start Ray here.
+        resume: Go on with a run.
+        force: Go on though the program has changed.
+        yes: Go on though an estimate says that it may not fit, or that it is very large.
+        fit: `module:function` that trains; tests give a fake.
+    """
+
+    storage: str = "runs"
+    address: str | None = None
+    resume: bool = False
+    force: bool = False
+    yes: bool = False
+    fit: str = FIT
+
+
+def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Console) -> int:
+    """Run a sweep, or go on with one.
+
+    Args:
+        spec: The space.
+        options: What the command line says beside it.
+        signals: Entered; asked whether to stop.
+        console: Where everything but problems is printed.
+
+    Returns:
+        The exit code: 0, or 1 if a trial failed or none was completed.
+
+    Raises:
+        FairfaceError: Bad input (exit code 2; nothing was changed), or a storage that refuses.
+        Interrupted: A signal asked to stop. Everything can be resumed.
+    """
+    if options.resume and spec.name is None:
+        raise ConfigError("--resume: which run? give its --name (the space names none)")
+    run = open_folder(options.storage).sub(spec.run_name(datetime.now()))
+    check_name(run, resume=options.resume)
+    clusters.prepare(options.address)
+    with contextlib.ExitStack() as stack:
+        joined = stack.enter_context(clusters.connected(options.address)) if options.address else None
+        signals.install()
+        nodes = joined.nodes if joined else (clusters.this_machine(),)
+        plan = make_plan(spec, yes=options.yes, auto_gpu=_auto_gpu(spec, nodes))
+        tasks = _tasks(spec, plan, run, options.fit)
+        notes, record, lock = [*plan.notes], None, None
+        if options.resume:
+            lock = stack.enter_context(locked(run))
+            record = read_run(run)
+            notes += check_same(record, plan, force=options.force)
+        request = Launch(run, plan, tasks, nodes, joined, spec.resources.max_concurrent, _todo(plan, record))
+        with progress_bar("decoding images") as progress:
+            notes += check(request, progress=progress, yes=options.yes)
+        if lock is None:
+            # Only now is anything written: until here another driver may have taken the name.
+            lock = stack.enter_context(locked(run))
+            check_name(run, resume=False)
+            write_new(run, spec, plan)
+        session = _Session(spec, run, plan, tasks, record, lock, signals, console)
+        return session.conduct(joined or stack.enter_context(clusters.connected(None)), notes)
+
+
+def _auto_gpu(spec: SweepSpec, nodes: tuple[clusters.Node, ...]) -> float:
+    wanted = spec.fixed.get("device") not in ("cpu", "mps")
+    return float(wanted and any(node.gpus for node in nodes))
+
+
+def _todo(plan: Plan, record: RunRecord | None) -> list[PlannedTrial]:
+    """Return the trials whose folders will still grow: those that hold no state yet."""
+    begun = {one.trial_id for one in record.records if one.epochs_trained} if record else set()
+    return [trial for trial in plan.trials if trial.trial_id not in begun]
+
+
+def _tasks(spec: SweepSpec, plan: Plan, run: Folder, fit: str) -> dict[str, Task]:
+    demo = spec.demo if spec.demo is not None and fit == FIT else None
+    root = str(demo_folder(demo)) if demo is not None else spec.root or ""
+    tasks = {}
+    for trial in plan.trials:
+        own = {"out_dir": run.sub("trials", trial.trial_id).uri, "root": root, "results_csv": None, "resume": True}
+        tasks[trial.trial_id] = Task(trial.trial_id, {**trial.config, **own}, gpu=trial.gpu, demo=demo, fit=fit)
+    return tasks
+
+
+class _Session:
+    """One driver's work on a run folder."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        run: Folder,
+        plan: Plan,
+        tasks: Mapping[str, Task],
+        record: RunRecord | None,
+        lock: RunLock,
+        signals: StopSignals,
+        console: Console,
+    ) -> None:
+        self._spec, self._run, self._tasks, self._lock = spec, run, tasks, lock
+        self._signals, self._console = signals, console
+        confirm = plan.scheduler.kind == "asha" and plan.scheduler.confirm
+        retries = spec.failures.max_retries
+        self._ledger = Ledger(run, plan, confirm=confirm, max_retries=retries, record=record)
+        self._log = SessionLog(run, spec, plan, record.sweep if record else {})
+        costs = {
+            group: max(relative_cost(trial.planned.config) for trial in trials) / plan.epochs
+            for group, trials in self._ledger.groups.items()
+        }
+        self._progress = Progress(self._ledger, console, costs)
+        self._curves = Curves()
+        self._table = _BenchmarkTable(run)
+
+    def conduct(self, cluster: clusters.Cluster, notes: list[str]) -> int:
+        """Run the trials, let go of Ray, and write the results."""
+        from sweep import driver
+
+        self._signals.install()
+        print_header(self._console, self._run.uri.rpartition("/")[2], self._ledger, cluster, self._max_legs)
+        print_notes(self._console, [*notes, *self._ledger.notes])
+        self._ledger.open_for_resume()
+        self._log.start(cluster)
+        watcher = driver.Watcher(self._began, self._epoch, self._ended, self._tick)
+        try:
+            with (
+                _ray_dir(self._run) as ray_dir,
+                contextlib.closing(self._curves),
+                self._progress.shown(),
+                self._signals.deferred(),
+            ):
+                driver.run_trials(
+                    self._ledger,
+                    self._tasks,
+                    watcher,
+                    self._signals,
+                    ray_dir=ray_dir,
+                    max_legs=self._max_legs,
+                    stall_timeout_s=self._spec.failures.stall_timeout_s,
+                )
+        except Interrupted as stop:
+            clusters.leave()
+            self._ledger.interrupted(stop.name)
+            self._close(stop.exit_code)
+            print_notes(self._console, [f"{stop.name}: {self._progress.sentence()}; go on with --resume"])
+            raise
+        except FairfaceError as error:
+            clusters.leave()
+            self._close(error.exit_code)
+            raise
+        clusters.leave()
+        return self._results()
+
+    @property
+    def _max_legs(self) -> int | None:
+        return self._spec.resources.max_concurrent
+
+    def _results(self) -> int:
+        from sweep.aggregate import BENCHMARK_CSV, LEADERBOARD_CSV
+        from sweep.report import REPORT_HTML, write_report
+
+        self._table.finish()
+        ledger = self._ledger
+        failed = ledger.count("failed") > 0 or ledger.count("completed") == 0
+        self._log.end(int(failed))
+        board, verdict = write_report(self._run)
+        print_closing(self._console, ledger, board, verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML))
+        return int(failed)
+
+    def _close(self, exit_code: int) -> None:
+        """Leave the run folder consistent, as far as its storage still takes anything."""
+        with contextlib.suppress(StorageError):
+            self._table.finish()
+            self._table.write()
+            self._log.end(exit_code)
+
+    def _began(self, leg: Leg) -> None:
+        self._progress.began(leg)
+        folder = leg.trial.folder.path()
+        if folder is not None:
+            self._curves.begin(leg.trial.trial_id, folder, leg.trial.history)
+
+    def _epoch(self, leg: Leg, figures: Mapping[str, Any]) -> None:
+        self._curves.add(leg.trial.trial_id, figures)
+        self._progress.epoch(leg, figures)
+
+    def _ended(self, leg: Leg, ending: Ending | None, again: bool) -> None:
+        self._curves.end(leg.trial.trial_id)
+        self._progress.ended(leg, ending, again)
+        self._table.changed()
+
+    def _tick(self) -> None:
+        self._progress.tick()
+        self._lock.renew()
+        self._table.tick()
+
+
+class _BenchmarkTable:
+    """Keeps benchmark_results.csv up to date while trials run, beside the driver's thread."""
+
+    def __init__(self, run: Folder) -> None:
+        self._run = run
+        self._dirty = False
+        self._thread: threading.Thread | None = None
+        self._next = 0.0
+
+    def changed(self) -> None:
+        """A row is new."""
+        self._dirty = True
+
+    def tick(self) -> None:
+        """Write, if something changed and enough time has passed."""
+        if not self._dirty or time.monotonic() < self._next or (self._thread and self._thread.is_alive()):
+            return
+        self._dirty = False
+        self._thread = threading.Thread(target=self._write_quietly, name="benchmark-csv", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for a writing that is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def write(self) -> None:
+        """Write now."""
+        from sweep.aggregate import write_benchmark
+
+        write_benchmark(self._run)
+
+    def _write_quietly(self) -> None:
+        began = time.monotonic()
+        # It is written again at the end, where a refusal is told.
+        with contextlib.suppress(FairfaceError):
+            self.write()
+        spent = time.monotonic() - began
+        self._next = time.monotonic() + max(_CSV_PAUSE_S, spent / _CSV_SHARE)
+
+
+@contextlib.contextmanager
+def _ray_dir(run: Folder) -> Iterator[Path]:
+    """Return an empty folder for Ray's own state: in the run folder if that is on a disk. It is never read."""
+    path = run.path()
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="fairface-tune-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+        return
+    folder = path / RAY_DIR
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    yield folder

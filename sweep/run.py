@@ -1,0 +1,110 @@
+"""`python -m sweep.run`: train a search space under Ray Tune, or go on with it.
+
+Exit codes: 0 done; 1 a trial failed, or none was completed; 2 bad input, nothing was changed; 130 and 143 stopped by
+SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fairface_core.console import run_command
+from sweep.worker import FIT
+
+_EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sweep.run",
+        description="Train every configuration of a search space under Ray Tune, stop what falls behind, rank the rest.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--space", required=True, type=Path, metavar="YAML", help="search space, see search_spaces/")
+    what.add_argument("--root", metavar="DIR", help="data folder: label CSVs and images")
+    what.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
+                      help="change a key of the space, such as fixed.epochs=3; may be given several times")  # fmt: skip
+    what.add_argument(
+        "--scheduler", choices=("asha", "fifo"), help="stop what falls behind, or run every trial in full"
+    )
+    where = parser.add_argument_group("where to")
+    where.add_argument("--name", help="run folder below --storage [the space's name, or its file's and the time]")
+    where.add_argument("--storage", default="runs", metavar="DIR", help="folder, or object-store URI [%(default)s]")
+    how = parser.add_argument_group("on what")
+    how.add_argument("--gpus-per-trial", type=float, metavar="X", help="0 to 1, for every backbone")
+    how.add_argument("--cpus-per-trial", type=float, metavar="X", help="for every backbone")
+    how.add_argument("--max-concurrent", type=int, metavar="N", help="most trials at a time [as many as fit]")
+    how.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or None, metavar="HOST:PORT",
+                     help="join this Ray cluster (auto: the one this machine is in) [$RAY_ADDRESS, else start Ray here]")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and what it can cost; run nothing")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
+    parser.add_argument("--yes", action="store_true", help="go on though an estimate says it may not fit, or is huge")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, *, fit: str = FIT) -> int:
+    """Run the command.
+
+    Args:
+        argv: Words of the command line; None for those of this process.
+        fit: `module:function` that trains; tests give a fake.
+
+    Returns:
+        The exit code.
+    """
+    arguments = make_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments, fit), debug=arguments.debug)
+
+
+def _run(arguments: argparse.Namespace, fit: str) -> int:
+    # Imported late: --help and a typing error are answered at once.
+    from sweep.signals import Interrupted, StopSignals
+    from sweep.spec import load_space
+
+    console = Console(highlight=False)
+    spec = load_space(
+        arguments.space,
+        sets=arguments.sets,
+        root=arguments.root,
+        name=arguments.name,
+        scheduler=arguments.scheduler,
+        gpus_per_trial=arguments.gpus_per_trial,
+        cpus_per_trial=arguments.cpus_per_trial,
+        max_concurrent=arguments.max_concurrent,
+    )
+    if arguments.dry_run:
+        from sweep.dry_run import describe_plan
+        from sweep.plan import make_plan
+
+        console.print(describe_plan(make_plan(spec, yes=arguments.yes)))
+        return 0
+    from sweep.launch import Options, launch
+
+    options = Options(
+        storage=arguments.storage,
+        address=arguments.address,
+        resume=arguments.resume,
+        force=arguments.force,
+        yes=arguments.yes,
+        fit=fit,
+    )
+    with StopSignals() as signals:
+        try:
+            return launch(spec, options, signals, console)
+        except Interrupted as stop:
+            return stop.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What is printed before a sweep and after it: what will run where, then the leaderboard and where everything lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweep.cluster import Cluster
+from sweep.leaderboard import Board, Configuration
+from sweep.ledger import Ledger
+from sweep.placement import Needs, Placement
+from sweep.plan_file import Plan
+from sweep.progress import failure_table
+from sweep.verdict import Verdict
+from sweep.wording import counted, listing, number, score, span
+
+_MAX_ROWS = 12
+
+
+def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, max_legs: int | None) -> None:
+    """Print what will run, on what, and where to watch it."""
+    plan = ledger.plan
+    seeds = {trial.seed for trial in plan.trials}
+    configs = {trial.config_id for trial in plan.trials}
+    shape = f"{counted(len(configs), 'configuration')} x {counted(len(seeds), 'seed')}, {counted(plan.epochs, 'epoch')}"
+    rows = [
+        ("sweep", Text(name, style="bold")),
+        ("trials", f"{len(plan.trials)}: {shape}; at most {plan.worst_case_epochs():,} epochs in all"),
+        ("scheduler", _scheduler(plan)),
+        ("resources", _resources(plan, cluster, max_legs)),
+    ]
+    over = ledger.count("completed", "stopped", "diverged", "skipped")
+    if over:
+        rows.insert(2, ("resumed", f"{over} over, {len(plan.trials) - over} to go"))
+    if cluster.dashboard:
+        token = f"; it asks for the token that `{cluster.token_hint}` prints" if cluster.token_hint else ""
+        rows.append(("dashboard", f"{cluster.dashboard}{token}"))
+    else:
+        rows.append(("dashboard", 'not installed: pip install "ray[default]"'))
+    rows.append(("results", ledger.run.uri))
+    for key, value in rows:
+        console.print(Text.assemble((f"{key:<10} ", "dim"), value), soft_wrap=True)
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print what a reader should know, one line each."""
+    for note in notes:
+        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+
+
+def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdict, files: Sequence[str]) -> None:
+    """Print the leaderboard, what it says, what went wrong, and where everything lies."""
+    if board.ranked:
+        console.print(_board(board))
+    console.print(Text(f"{verdict.headline}. {verdict.sentence}", style="bold"), soft_wrap=True)
+    print_notes(console, verdict.caveats)
+    print_notes(console, (f"{name}: {problem}" for name, problem in board.problems))
+    table = failure_table(ledger.trials.values())
+    if table is not None:
+        console.print(table)
+    for file in files:
+        console.print(Text(f"{ledger.run.uri}/{file}"), soft_wrap=True)
+
+
+def _board(board: Board) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column(board.run.group_by)
+    for key in board.run.swept_keys:
+        table.add_column(key, justify="right")
+    for name in ("seeds", "val mean_f1", "test mean_f1", "95 % interval", "images/s"):
+        table.add_column(name, justify="right")
+    for one in board.ranked[:_MAX_ROWS]:
+        table.add_row(*_cells(one, board.run.swept_keys))
+    if len(board.ranked) > _MAX_ROWS:
+        table.add_row("", f"and {len(board.ranked) - _MAX_ROWS} more")
+    return table
+
+
+def _cells(one: Configuration, keys: Sequence[str]) -> list[Text]:
+    val, test = one.val_scores(), one.test_scores()
+    speed = one.cost("images_per_s")
+    low, high = one.test_span or (None, None)
+    values = [number(one.values.get(key)) for key in keys]
+    cells = [
+        str(one.rank), one.group, *values, str(len(one.full)), score(sum(val) / len(val)),
+        score(sum(test) / len(test)), span(low, high), "–" if speed is None else f"{speed:,.0f}",
+    ]  # fmt: skip
+    return [Text(cell) for cell in cells]
+
+
+def _scheduler(plan: Plan) -> str:
+    given = plan.scheduler
+    if given.kind == "fifo":
+        return "fifo: every trial runs in full"
+    confirm = "the best configuration of each then runs in full" if given.confirm else "no confirm runs"
+    return (
+        f"ASHA within each {plan.group_by}: grace {counted(given.grace_epochs, 'epoch')}, "
+        f"factor {given.reduction_factor:g}; {confirm}"
+    )
+
+
+def _resources(plan: Plan, cluster: Cluster, max_legs: int | None) -> str:
+    where = f"a cluster of {counted(len(cluster.nodes), 'machine')}" if cluster.joined else "this machine"
+    gpus = f", {counted_number(cluster.gpus, 'GPU')}" if cluster.gpus else ", no GPU"
+    groups: dict[Needs, dict[str, None]] = {}
+    for trial in plan.trials:
+        groups.setdefault(Needs(trial.cpu, trial.gpu), {})[trial.group] = None
+    parts = []
+    for needs, names in groups.items():
+        fit = Placement(cluster.cpus, cluster.gpus).fitting(needs)
+        at_a_time = min(fit, max_legs or fit, len(plan.trials))
+        whose = f"{listing(list(names))}: " if len(groups) > 1 else ""
+        gpu = f" and {needs.gpu:g} GPU" if needs.gpu else ""
+        parts.append(f"{whose}{needs.cpu:g} CPU{gpu} a trial, {at_a_time} at a time")
+    return f"{where}: {counted_number(cluster.cpus, 'CPU')}{gpus}; {'; '.join(parts)}"
+
+
+def counted_number(amount: float, noun: str) -> str:
+    """Return `1 CPU`, `2 CPUs` or `0.5 GPUs`."""
+    return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
