@@ -92,6 +92,7 @@ def main() -> None:
     arguments.add_argument("--sweeps", type=int, default=200, help="simulated sweeps a row")
     arguments.add_argument("--rates", type=int, nargs="+", default=[3, 4, 6], help="learning rates a backbone")
     arguments.add_argument("--epochs", type=int, default=20, help="budget of simulated curves")
+    arguments.add_argument("--slowness", type=float, default=1.5, help="how much slower the next smaller rate starts")
     arguments.add_argument("--grace", type=int, default=3, help="grace epochs")
     arguments.add_argument("--factor", type=float, default=3, help="reduction factor")
     arguments.add_argument("--slots", type=int, default=2, help="trials side by side")
@@ -108,7 +109,9 @@ def main() -> None:
             if recorded:
                 return list(parts_of(recorded, num_rates, rng, args.sweeps))
             return [
-                draw_curves(rng, num_rates=num_rates, epochs=args.epochs, noise=noise, luck=noise)
+                draw_curves(
+                    rng, num_rates=num_rates, epochs=args.epochs, slowness=args.slowness, noise=noise, luck=noise
+                )
                 for _ in range(args.sweeps)
             ]
 

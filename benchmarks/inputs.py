@@ -1,4 +1,4 @@
-"""The folders that benchmarks train on: the real sample where it is, drawn faces where it is not, and one of full size."""
+"""The folders that benchmarks train on: the real sample where it is, else drawn faces, and one of full size."""
 
 from __future__ import annotations
 

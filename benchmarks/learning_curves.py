@@ -5,8 +5,8 @@ The model, for one group with learning rates half a decade apart: after epoch e 
     floor + (final - floor) * (1 - exp(-e / tau)) / (1 - exp(-E / tau)) + noise * (1 - 0.7 * e / E)
 
 final = top - fall * d**2 for the rate that lies d steps from the best one, plus the luck of a seed; the best rate lies
-anywhere within the grid. tau grows by half for each step to a smaller rate: small rates start slowly and may win,
-which is what early stopping can get wrong.
+anywhere within the grid. tau grows `slowness`-fold for each step to a smaller rate: small rates start slowly and may
+win, which is what early stopping can get wrong.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def draw_curves(
     num_rates: int = 3,
     num_seeds: int = 3,
     epochs: int = 20,
+    slowness: float = 1.5,
     luck: float = 0.004,
     noise: float = 0.004,
 ) -> list[Curve]:
@@ -44,6 +45,7 @@ def draw_curves(
         num_rates: Learning rates a backbone, from small to large.
         num_seeds: Seeds a rate.
         epochs: Full budget.
+        slowness: How many times longer tau is at the next smaller rate.
         luck: Standard deviation of the final score over seeds.
         noise: Standard deviation of a score over epochs, at the start.
     """
@@ -54,7 +56,7 @@ def draw_curves(
         best_rate, fall, tau_of_best = rng.uniform(0, num_rates - 1), rng.uniform(0.004, 0.02), rng.uniform(1.5, 4)
         for rate in range(num_rates):
             steps = rate - best_rate
-            tau = tau_of_best * 1.5**-steps
+            tau = tau_of_best * slowness**-steps
             shape = (1 - np.exp(-epoch / tau)) / (1 - math.exp(-epochs / tau))
             for seed in range(num_seeds):
                 final = top - fall * steps**2 + rng.normal(0, luck)

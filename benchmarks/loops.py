@@ -1,8 +1,8 @@
 """The project's own training loop, and the same loop with its input taken away, ready to be timed in turn.
 
-`real` is the epoch of `fairface_core.trainer` itself: gather, copy, augmentation, step. `constant` is that very function
-fed with one batch that is already on the device: what the loop would reach with a perfect input path. `model_only` also
-takes the augmentation away: what the model alone allows. Evaluation and files are left out of all three.
+`real` is the epoch of `fairface_core.trainer` itself: gather, copy, augmentation, step. `constant` is that very
+function fed with one batch that is already on the device: what the loop would reach with a perfect input path.
+`model_only` also takes the augmentation away: what the model alone allows. Evaluation and files are left out.
 
 `_Run` is private to the trainer; a benchmark of the loop cannot do without it, and no second copy of the loop can drift
 from the first.
@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 from benchmarks.measure import Sample, timed
-from fairface_core import trainer
+from fairface_core import inference, trainer
 from fairface_core.batches import Batch, train_batches
 from fairface_core.config import TrainConfig, make_config
 from fairface_core.dataset import Data, prepare_data
@@ -130,6 +130,15 @@ class Loops:
 
         return self._timed(work)
 
+    def constant_evaluation(self) -> Sample:
+        """Time the same on one uint8 batch that is already on the device."""
+
+        def batches(cache: Any, rows: Any, age: Any, gender: Any, *, batch_size: int, device: Any) -> Iterator[Batch]:
+            return self._constant_batches(num_images=len(rows), batch_size=batch_size)
+
+        with mock.patch.object(inference, "eval_batches", batches):
+            return self.evaluation()
+
     def _timed_epoch(self) -> Sample:
         def work() -> float:
             self._epoch += 1
@@ -167,8 +176,11 @@ class Loops:
         params = trainer.draw_params(len(batch.age), self.run.image_size, generator)
         return batch, trainer.augment(batch.images, params, self.run.image_size)
 
-    def _constant_batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
-        for start in range(0, self.num_images, self.config.batch_size):
-            rows = slice(min(self.config.batch_size, self.num_images - start))
-            batch = self.batch
+    def _constant_batches(
+        self, *_: Any, num_images: int | None = None, batch_size: int | None = None, **__: Any
+    ) -> Iterator[Batch]:
+        total, batch = num_images or self.num_images, self.batch
+        step = min(batch_size or self.config.batch_size, len(batch.age))
+        for start in range(0, total, step):
+            rows = slice(min(step, total - start))
             yield Batch(batch.images[rows], batch.age[rows], batch.gender[rows], batch.index[rows])

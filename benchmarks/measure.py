@@ -85,9 +85,9 @@ class Row:
         return {**own, "met": self.met, **self.facts}
 
 
-def not_measured(name: str, why: str, goal: float | None = None) -> Row:
+def not_measured(name: str, why: str, goal: float | None = None, sense: Literal[">=", "<="] = ">=") -> Row:
     """Return a row for what this machine cannot tell."""
-    return Row(name, None, goal, facts={"note": f"not measured: {why}"})
+    return Row(name, None, goal, sense=sense, facts={"note": f"not measured: {why}"})
 
 
 def processor_s() -> float:

@@ -48,17 +48,18 @@ class Peer:
         size, rows = loops.run.image_size, loops.data.train.rows
         self.device, self.num_images, self.num_workers = loops.device, len(rows), num_workers
         self.respawns: list[Sample] = []
-        self.loop = OriginalLoop(
-            model=build_model(loops.config.backbone, image_size=size, dropout=loops.config.dropout, weights="none"),
-            train=_dataset(loops.data.train, train_transform(size)),
-            evaluation=_dataset(loops.data.val, eval_transform(size)),
-            batch_size=loops.config.batch_size,
-            device=self.device,
-            lr=1e-6,
-            num_workers=num_workers,
-            age_weights=class_weights(np.bincount(rows.age, minlength=9)),
-            gender_weights=class_weights(np.bincount(rows.gender, minlength=2)),
-        )
+        with _quiet_workers():
+            self.loop = OriginalLoop(
+                model=build_model(loops.config.backbone, image_size=size, dropout=loops.config.dropout, weights="none"),
+                train=_dataset(loops.data.train, train_transform(size)),
+                evaluation=_dataset(loops.data.val, eval_transform(size)),
+                batch_size=loops.config.batch_size,
+                device=self.device,
+                lr=1e-6,
+                num_workers=num_workers,
+                age_weights=class_weights(np.bincount(rows.age, minlength=9)),
+                gender_weights=class_weights(np.bincount(rows.gender, minlength=2)),
+            )
 
     def train(self) -> Sample:
         """Time one epoch over the images."""

@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,7 +61,7 @@ def measure(loops: Loops, *, rounds: int, with_original: bool = True) -> list[Ro
     if peer is not None:
         arms["original"] = peer.train
     taken = interleave(arms, rounds=rounds)
-    setup = {
+    setup: dict[str, Any] = {
         "batch_size": config.batch_size,
         "images_per_round": loops.num_images,
         "threads": torch.get_num_threads(),

@@ -94,10 +94,10 @@ def eval_batches(
 
 
 def _bounds(num_rows: int, batch_size: int, *, join_single: bool) -> list[tuple[int, int]]:
-    starts = list(range(0, num_rows, batch_size))
-    if join_single and len(starts) > 1 and num_rows - starts[-1] == 1:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], num_rows], strict=True))
+    bounds = [(start, min(start + batch_size, num_rows)) for start in range(0, num_rows, batch_size)]
+    if join_single and len(bounds) > 1 and bounds[-1][0] == num_rows - 1:
+        bounds[-2:] = [(bounds[-2][0], num_rows)]
+    return bounds
 
 
 def gather(images: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:

@@ -105,7 +105,7 @@ def open_cache(
     if not unique:
         raise DataError("no images: there is nothing to decode")
     directory = Path(cache_dir) / _name(unique, size_px)
-    if not (directory / META).is_file():
+    if not directory.is_dir():
         _build_once(unique, size_px, directory, num_workers, progress)
     meta = _read_meta(directory)
     images = _map_images(directory, meta)
@@ -176,7 +176,7 @@ def _build_once(
         directory.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock_path(directory)):
             _remove_leftovers(directory.parent)
-            if not (directory / META).is_file():
+            if not directory.is_dir():
                 build_cache(paths, size_px, directory, num_workers=num_workers, progress=progress)
     except OSError as error:
         raise CacheError(

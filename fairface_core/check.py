@@ -15,11 +15,11 @@ from PIL import Image
 
 from fairface_core.config import TrainConfig
 from fairface_core.errors import DataError
-from fairface_core.images import ImageError, read_bytes, read_image
+from fairface_core.images import ImageError, LargeImage, image_from_bytes, read_bytes
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
-from fairface_core.problems import Problems, shown
-from fairface_core.rows import LabelFile, Rows
+from fairface_core.problems import Problems
+from fairface_core.rows import LabelFile, Rows, note_unreadable
 
 SCHEMA_VERSION = 1
 _BLOCK = 64  # images a thread takes at a time
@@ -192,6 +192,10 @@ def _look_at_images(
     files = (labels.train.rows, labels.val.rows)
     paths = list(dict.fromkeys(path for rows in files for path in rows.path if path))
     seen = dict(zip(paths, _see_all(paths, max(1, config.num_workers), progress), strict=True))
+    if config.on_bad_image == "error":
+        reasons = {path: fact.error for path, fact in seen.items() if fact.error}
+        for rows in files:
+            note_unreadable(rows, reasons, problems)
     by_content: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
@@ -206,10 +210,6 @@ def _look_at_images(
                 by_content[fact.content].append((csv, index))
             if fact.error:
                 unreadable += 1
-                if config.on_bad_image == "error":
-                    where = f"{rows.csv_name} line {rows.line[index]}: {shown(rows.file[index], 200)}"
-                    advice = "replace the file, remove the row, or use --on_bad_image skip"
-                    problems.add("unreadable images", f"{where} {fact.error}; {advice}")
                 continue
             sizes[fact.size] += 1
             modes[fact.mode] += 1
@@ -230,18 +230,30 @@ def _see_all(paths: list[str], num_workers: int, progress: Callable[[int, int], 
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     done = 0
     with ThreadPoolExecutor(num_workers) as pool:
-        for block in pool.map(lambda block: [_see(path) for path in block], blocks):
-            yield from block
+        for block, seen in zip(blocks, pool.map(_see_block, blocks), strict=True):
+            for path, fact in zip(block, seen, strict=True):
+                # Large images are decoded here, one at a time, so that memory stays bounded.
+                fact = fact or _see(path, allow_large=True)
+                assert fact is not None
+                yield fact
             done += len(block)
             if progress:
                 progress(done, len(paths))
 
 
-def _see(path: str) -> _Seen:
+def _see_block(paths: list[str]) -> list[_Seen | None]:
+    return [_see(path, allow_large=False) for path in paths]
+
+
+def _see(path: str, *, allow_large: bool) -> _Seen | None:
+    """Read and decode one file; None for a large image where those are not allowed."""
     content = b""
     try:
-        content = hashlib.sha256(read_bytes(path)).digest()
-        image, facts = read_image(path)
+        raw = read_bytes(path)
+        content = hashlib.sha256(raw).digest()
+        image, facts = image_from_bytes(raw, path, allow_large=allow_large)
+    except LargeImage:
+        return None
     except ImageError as error:
         return _Seen(content, error=error.reason)
     return _Seen(

@@ -34,11 +34,15 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
 
 
 def print_problems(error: FairfaceError) -> None:
-    """Print the first problems to stderr, one line each, and the count of the rest."""
-    for problem in error.problems[:MAX_PROBLEMS]:
+    """Print the first problems to stderr, one line each, and the count of the rest.
+
+    One line past the limit is printed too: it may be the count that `fairface_core.problems` closes its list with.
+    """
+    most = len(error.problems) if len(error.problems) <= MAX_PROBLEMS + 1 else MAX_PROBLEMS
+    for problem in error.problems[:most]:
         print(f"error: {problem}", file=sys.stderr)
-    if len(error.problems) > MAX_PROBLEMS:
-        print(f"error: and {len(error.problems) - MAX_PROBLEMS} more problems", file=sys.stderr)
+    if len(error.problems) > most:
+        print(f"error: and {len(error.problems) - most} more problems", file=sys.stderr)
 
 
 @contextmanager

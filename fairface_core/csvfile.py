@@ -86,14 +86,14 @@ def _read_bytes(path: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: cannot be opened ({reason}): {shown(str(path), 300)}") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_BYTES:
         os.close(handle)
+        if stat.S_ISREG(facts.st_mode):
+            raise DataError(f"{name}: is larger than {MAX_BYTES // 2**20} MiB; that is no label CSV")
         raise DataError(f"{name}: is not a regular file: {shown(str(path), 300)}; name a CSV file")
     with os.fdopen(handle, "rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{name}: is larger than {MAX_BYTES // 2**20} MiB; that is no label CSV")
-    return content
+        return file.read(MAX_BYTES)
 
 
 def _decode(content: bytes, name: str) -> tuple[str, str]:
@@ -152,7 +152,7 @@ def _parse(text: str, encoding: str, problems: Problems, name: str) -> Table:
                 header, header_line = _header(row), line
             else:
                 if len(row) != len(header):
-                    row = _fit(row, len(header), line, problems, name)
+                    row = _fit(row, header, line, problems, name)
                     if not row:
                         continue
                 rows.append(tuple(row))  # a tuple of texts costs the garbage collector nothing
@@ -170,16 +170,14 @@ def _first_row(text: str, delimiter: str) -> list[str]:
 
 
 def _header(row: list[str]) -> tuple[str, ...]:
-    names = [name.strip().strip("\ufeff") for name in row]
-    while names and not names[-1]:  # a delimiter at the end of each line
-        names.pop()
-    return tuple(names)
+    return tuple(name.strip().strip("\ufeff") for name in row)
 
 
-def _fit(row: list[str], width: int, line: int, problems: Problems, name: str) -> list[str]:
+def _fit(row: list[str], header: tuple[str, ...], line: int, problems: Problems, name: str) -> list[str]:
     """Cut the empty fields that spreadsheets append; refuse any other row that has not the header's width."""
-    if len(row) > width and not any(cell.strip() for cell in row[width:]):
-        return row[:width]
+    width = len(header)
+    if not any(cell.strip() for cell in row[width:]) and not any(header[len(row) :]):
+        return [*row[:width], *[""] * (width - len(row))]
     problems.add(
         "rows of a wrong width",
         f"{name} line {line}: has {len(row)} fields, the header has {width}; quote a field that holds the delimiter, "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fairface_core.config import add_flags, config_from_flags, default_cache_dir
 from fairface_core.console import progress_bar, run_command
+from fairface_core.errors import CacheError
 
 if TYPE_CHECKING:
     from fairface_core.check import DataSummary, ImageSummary
@@ -149,17 +150,19 @@ def _verify(flags: argparse.Namespace) -> int:
 
     named = getattr(flags, "cache_dir", None)
     cache_dir = Path(named).expanduser().absolute() if named else default_cache_dir()
-    caches = sorted(path.parent for path in cache_dir.glob("*px-*/meta.json"))
-    problems = {str(cache): verify_cache(cache) for cache in caches}
+    caches = sorted(path for path in cache_dir.glob("[0-9]*px-*") if path.is_dir())
+    with progress_bar("comparing checksums") as progress:
+        problems = {str(cache): verify_cache(cache, progress=progress) for cache in caches}
     if flags.json:
         print(json.dumps({"schema_version": 1, "cache_dir": str(cache_dir), "problems": problems}, indent=2))
     else:
         whole = sum(not found for found in problems.values())
-        print(f"{cache_dir}: {len(caches)} caches, {whole} whole")
-    wrong = [line for found in problems.values() for line in found]
-    for line in wrong:
-        print(f"error: {line}; delete the cache folder, the next run builds it again", file=sys.stderr)
-    return 2 if wrong else 0
+        print(f"{cache_dir}: caches {len(caches)}, whole {whole}")
+    advice = "; delete this cache's folder, the next run builds it again"
+    wrong = [line if "delete" in line else line + advice for found in problems.values() for line in found]
+    if wrong:
+        raise CacheError(wrong)
+    return 0
 
 
 if __name__ == "__main__":

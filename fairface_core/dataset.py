@@ -15,6 +15,8 @@ from fairface_core.cache import ImageCache, cache_size_px, open_cache
 from fairface_core.config import TrainConfig, default_cache_dir
 from fairface_core.errors import DataError
 from fairface_core.manifest import Manifest, Rows, load_manifest
+from fairface_core.problems import Problems
+from fairface_core.rows import note_unreadable
 
 MIN_TRAIN_ROWS = 2
 
@@ -73,9 +75,14 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
         cache_size_px(input_size(config.backbone, config.image_size)),
         cache_dir=Path(config.cache_dir).expanduser().absolute() if config.cache_dir else default_cache_dir(),
         num_workers=config.num_workers,
-        on_bad_image=config.on_bad_image,
+        on_bad_image="skip",
         progress=progress,
     )
+    if config.on_bad_image == "error":
+        problems, reasons = Problems(), {bad.path: bad.reason for bad in cache.bad}
+        for rows in splits.values():
+            note_unreadable(rows, reasons, problems)
+        problems.raise_if_any()
     joined, skipped = {}, []
     for name, rows in splits.items():
         position = cache.rows(rows.path)

@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import ExifTags, Image
 
@@ -21,7 +21,9 @@ from fairface_core.errors import DataError
 MAX_PIXELS = 2**26
 MAX_FILE_BYTES = 2**28
 # What cameras and the web produce. Pillow knows forty more kinds; some of them start other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
+# The others may hold several frames. So may MPO, a JPEG of cameras, but only views of the same picture.
+_SINGLE_FRAME = ("JPEG", "MPO", "BMP", "PPM")
 # More than 8 bits a channel: Pillow clips these to white instead of scaling them.
 _DEEP_MODES = ("I", "F")
 # Above this an image is decoded alone, so that memory does not grow with the number of threads.
@@ -72,14 +74,14 @@ class ImageFacts:
     width: int
     height: int
     frames: int
-    orientation: int
+    orientation: int = 1
 
 
 def decode_image(path: str, *, allow_large: bool = True) -> Image.Image:
     """Decode one image file exactly as `PIL.Image.open(path).convert("RGB")` does, if it is accepted.
 
     Refused by name: what is not a regular file (a folder, a FIFO, a loop of links), empty and truncated files, what is
-    no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and grey of more than 8 bits. Of an animation the
+    no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and gray of more than 8 bits. Of an animation the
     first frame is taken. EXIF rotation is not applied, as in the original script.
 
     Args:
@@ -116,11 +118,14 @@ def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tupl
         image = _open(raw)
         facts = _check(path, image)
         if facts.width * facts.height <= _LARGE_PIXELS:
-            return _to_rgb(image), facts
-        if not allow_large:
+            decoded = _to_rgb(image)
+        elif not allow_large:
             raise LargeImage(path, "needs to be decoded alone")
-        with _large_image:
-            return _to_rgb(image), facts
+        else:
+            with _large_image:
+                decoded = _to_rgb(image)
+        # Only now: asking a PNG for its EXIF decodes it, and a failure there would make the next `load` "succeed".
+        return decoded, replace(facts, orientation=_orientation(image))
     except ImageError:
         raise
     except Exception as error:
@@ -139,11 +144,12 @@ def read_bytes(path: str) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)  # `fdopen` refuses a folder and leaves it open
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
+            raise ImageError(path, f"{kind}, not a file")
         with os.fdopen(handle, "rb", buffering=0) as file:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
-                raise ImageError(path, f"{kind}, not a file")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(
                     path, f"{status.st_size / 2**20:.0f} MiB; accepted up to {MAX_FILE_BYTES // 2**20} MiB"
@@ -175,14 +181,13 @@ def _check(path: str, image: Image.Image) -> ImageFacts:
     if width * height > MAX_PIXELS:
         raise ImageError(path, f"{width} x {height} pixels; accepted up to {MAX_PIXELS:,} pixels")
     if image.mode.startswith(_DEEP_MODES):
-        raise ImageError(path, f"more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB or grey")
+        raise ImageError(path, f"more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB or gray")
     return ImageFacts(
         format=image.format or "?",
         mode=image.mode,
         width=width,
         height=height,
-        frames=int(getattr(image, "n_frames", 1)) if image.format not in (None, "JPEG", "BMP", "PPM") else 1,
-        orientation=_orientation(image),
+        frames=1 if image.format in _SINGLE_FRAME else int(getattr(image, "n_frames", 1)),
     )
 
 

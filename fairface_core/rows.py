@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -270,6 +270,23 @@ def _texts(values: list[str]) -> np.ndarray:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
+
+
+def note_unreadable(rows: Rows, reasons: Mapping[str, str], problems: Problems) -> None:
+    """Note every row whose image cannot be decoded, with its line.
+
+    Args:
+        rows: Rows of one CSV.
+        reasons: Path of each image that cannot be decoded -> why.
+        problems: Gets one line for each row.
+    """
+    for path, line, file in zip(rows.path.tolist(), rows.line.tolist(), rows.file.tolist(), strict=True):
+        if path in reasons:
+            problems.add(
+                "unreadable images",
+                f"{rows.csv_name} line {line}: {shown(file, 200)} {reasons[path]}; "
+                "replace the file, remove the row, or use --on_bad_image skip",
+            )
 
 
 def digest_lines(labels: LabelFile) -> str:

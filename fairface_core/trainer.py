@@ -15,7 +15,7 @@ from fairface_core.augment import augment, draw_params
 from fairface_core.backbones import check_image_size, ensure_weights, file_digest, input_size
 from fairface_core.batches import train_batches
 from fairface_core.config import TrainConfig
-from fairface_core.dataset import Data, Split, prepare_data
+from fairface_core.dataset import Data, Split, data_key, prepare_data
 from fairface_core.device import (
     choose_amp_dtype,
     choose_device,
@@ -33,6 +33,9 @@ from fairface_core.recorder import Recorder
 from fairface_core.report import EpochReport, TrialReport, check_results_csv
 from fairface_core.seeding import derived_seed
 from fairface_core.storage import Folder, open_folder
+
+# `fit` and what a caller may ask before it: a fake at this seam (tests/sweep/fake_fit.py) has the same four.
+__all__ = ["check_config", "data_key", "fit", "prepare_data"]
 
 # The mean of two class-weighted cross-entropies is about 1.4 at chance; a loss this far above it only grows.
 DIVERGED_LOSS = 1e4

@@ -81,6 +81,8 @@ def typed_frame(rows: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
     for name in names:
         cells = [row.get(name) for row in rows]
         kinds = {type(cell) for cell in cells if cell is not None}
+        if int in kinds and any(isinstance(cell, int) and abs(cell) >= 2**63 for cell in cells):
+            kinds = {object}
         dtype = {
             frozenset({bool}): "boolean",
             frozenset({int}): "Int64",

@@ -47,6 +47,8 @@ DRIVER_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray prints the death of a worker to the console even with log_to_driver=False; the driver tells it in its own words.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     # Our own loggers, handlers and tables do what Tune's would.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -134,10 +136,12 @@ def prepare(address: str | None) -> None:
         for name in LOCAL_ENVIRONMENT.keys() - {"RAY_AUTH_MODE"}:
             os.environ.pop(name, None)
     if "ray" in sys.modules:
-        # Imported earlier in this process, by a notebook or a test: the switch was read then.
+        # Imported earlier in this process, by a notebook or a test: the switches were read then.
         from ray._private import ray_constants
+        from ray._raylet import Config
 
         ray_constants.ENABLE_RAY_CLUSTER = address is not None
+        Config.initialize("")
 
 
 @contextlib.contextmanager

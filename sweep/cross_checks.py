@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from fairface_core.backbones import BACKBONES
 from fairface_core.config import nearest, tunable_fields
+from sweep.core_schema import dotted, shown
 from sweep.space import BUDGET, SEED, SweepSpec
-from sweep.strict_yaml import Node, shown, source_of
+from sweep.strict_yaml import Node, source_of
 
 
 def cross_check(spec: SweepSpec, top: Mapping[str, Node], problems: list[str], notes: list[str]) -> None:
@@ -29,7 +30,8 @@ def cross_check(spec: SweepSpec, top: Mapping[str, Node], problems: list[str], n
 
 def unknown_backbone(where: str, section: str, name: str) -> str:
     """Word the message for a section that names a backbone which does not exist."""
-    return f"{where}: {section}.{name} is not a backbone{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
+    known = ", ".join(BACKBONES)
+    return f"{where}: {section}.{dotted([name])} is not a backbone{nearest(name, BACKBONES)}; accepted: {known}"
 
 
 def _entries(node: Node | None) -> Mapping[str, Node]:

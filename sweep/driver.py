@@ -34,7 +34,7 @@ from ray.tune.search import Searcher
 
 from fairface_core.errors import ConfigError, FairfaceError
 from sweep import cluster
-from sweep.ledger import Ledger
+from sweep.ledger import ERROR_FILE, Ledger
 from sweep.placement import Placement
 from sweep.scheduler import GroupedASHA
 from sweep.signals import StopSignals
@@ -44,7 +44,8 @@ from sweep.trials import Leg
 from sweep.worker import ENDING_KEY, Ending, Task
 
 _REFRESH_CLUSTER_S = 5.0
-_MEMORY_WORDS = ("running low on memory", "out of memory", "oom", "node_out_of_memory")
+# Ray's own memory monitor. Its text on any other death guesses at "the OOM killer" too.
+_MEMORY_WORDS = ("running low on memory", "NODE_OUT_OF_MEMORY")
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,6 @@ def run_trials(
             return
         events = _Events(ledger, tasks, watcher, signals, max_legs=max_legs, stall_timeout_s=stall_timeout_s)
         _tuner(events, scheduler, ray_dir).fit()
-    except _Finished:
-        pass
     except _Broken as broken:
         raise broken.error from broken
 
@@ -145,10 +144,6 @@ def _tuner(events: _Events, scheduler: GroupedASHA, ray_dir: Path) -> tune.Tuner
             verbose=0,
         ),
     )
-
-
-class _Finished(BaseException):
-    """Nothing is left to run. Raised through Ray's loop, whose own ending takes seconds."""
 
 
 class _Broken(BaseException):
@@ -316,11 +311,6 @@ class _Events(tune.Callback):
         with _breaking():
             self._watcher.tick()
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """After each event."""
-        if not self._flights and self._ledger.finished:
-            raise _Finished
-
     def _end_stalled(self, now: float, timeout_s: float) -> None:
         for flight in self._flights.values():
             if flight.actor is None or flight.killed is not None:
@@ -339,20 +329,14 @@ def _death(trial: Any) -> Ending:
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):
         text = ""
-    lowered = text.lower()
-    if any(word in lowered for word in _MEMORY_WORDS):
-        return Ending("oom", "the machine ran low on memory and Ray ended the worker", retry=True, traceback=text)
-    if "actordiederror" in lowered or "actor died" in lowered or "actorunavailable" in lowered or not text:
-        return Ending("crash", _exit_detail(text), retry=True, traceback=text)
-    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    return Ending("error", last.strip(), traceback=text)
-
-
-def _exit_detail(text: str) -> str:
-    for mark in ("Worker exit detail:", "The actor is dead because", "error_message="):
-        if mark in text:
-            return "the worker died: " + text.partition(mark)[2].strip().split("\n")[0].split(". ")[0][:200]
-    return "the worker died"
+    if any(words in text for words in _MEMORY_WORDS):
+        return Ending("oom", "the machine ran low on memory, Ray ended the worker", retry=True, traceback=text)
+    if text and ("creation task" in text or "The actor" not in text):
+        # It could not even begin, such as for want of a package on that machine.
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        return Ending("error", last.strip(), traceback=text)
+    what = "its machine is gone" if "node has died" in text else f"its process was killed or died; see {ERROR_FILE}"
+    return Ending("crash", what, retry=True, traceback=text)
 
 
 def _leg_name(trial: Any) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sweep.leaderboard import Board
-from sweep.records import RunRecord
-from sweep.wording import counted, duration, listing, number, quantity
+from sweep.records import RunRecord, TrialRecord
+from sweep.wording import counted, duration, listing, number, quantity, shortened
 
 _PROTOCOLS = {
     "seed": "The validation CSV is split into 80 % validation and 20 % test, stratified by age group and gender, by a "
@@ -16,6 +16,8 @@ _PROTOCOLS = {
     "official": "The whole validation CSV is the test set; validation is carved from the training CSV.",
 }
 # Said of each trial alone, so not of the sweep.
+_MAX_PARTS = 20
+_MAX_FACTS = 300
 _PER_TRIAL_FACTS = ("seed", "config_digest", "micro_batch_size")
 
 
@@ -43,10 +45,16 @@ def tiles(board: Board) -> list[tuple[str, str, str]]:
         tiles.append(("GPU-hours", quantity(hours), "training and validation, all trials"))
     elif seconds:
         tiles.append(("Training time", duration(seconds), "all trials, added up"))
-    test_rows = {r.report.get("data", {}).get("test") for r in run.records if r.report}
-    if len(test_rows) == 1 and isinstance(only := test_rows.pop(), int):
+    test_rows = {_test_rows(record) for record in run.records if record.report}
+    if len(test_rows) == 1 and (only := test_rows.pop()):
         tiles.append(("Test images", f"{only:,}", "never used for a choice"))
     return tiles
+
+
+def _test_rows(record: TrialRecord) -> int | None:
+    rows = (record.report or {}).get("data", {}).get("rows")
+    count = rows.get("test") if isinstance(rows, Mapping) else None
+    return count if isinstance(count, int) else None
 
 
 def stops(run: RunRecord) -> list[str]:
@@ -66,8 +74,8 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
         ("Score", "mean_f1 = (age macro-F1 + gender macro-F1) / 2, over 9 age groups and 2 genders."),
         (
             "Selection",
-            "Epoch, configuration and rank are chosen on validation alone. The test images are scored once, with the "
-            "weights that validation chose.",
+            "Epoch, configuration and rank are chosen on validation alone. Test scores are those of the weights that "
+            "validation chose.",
         ),
         (
             "Ranking",
@@ -100,7 +108,6 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
 def provenance(run: RunRecord) -> list[tuple[str, str]]:
     """Return (name, value) of what made the results: the sweep's own facts, then those of its trials."""
     rows = flat({key: value for key, value in run.sweep.items() if key not in ("schema_version", "name", "scheduler")})
-    rows = [(name.removeprefix("provenance "), value) for name, value in rows]
     facts = (record.report.get("provenance", {}) for record in run.records if record.report)
     trials = common({k: v for k, v in fact.items() if k not in _PER_TRIAL_FACTS} for fact in facts)
     rows += [(f"trials: {key}", value) for key, value in trials]
@@ -135,10 +142,13 @@ def flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tup
         name = f"{prefix} {key}".strip().replace("_", " ")
         if isinstance(item, Mapping) and depth < 3:
             rows += flat(item, name, depth + 1)
+        elif isinstance(item, list | tuple) and item and all(isinstance(part, Mapping) for part in item) and depth < 3:
+            for position, part in enumerate(item[:_MAX_PARTS], start=1):
+                rows += flat(part, f"{name.removesuffix('s')} {position}", depth + 1)
         elif isinstance(item, list | tuple):
-            rows.append((name, ", ".join(str(part) for part in item[:20]) or "none"))
+            rows.append((name, ", ".join(str(part) for part in item[:_MAX_PARTS]) or "none"))
         elif isinstance(item, int) and not isinstance(item, bool):
             rows.append((name, f"{item:,}" if "seed" not in name else str(item)))
         elif item is not None:
             rows.append((name, number(item)))
-    return rows
+    return [(shortened(name, 200), shortened(text)) for name, text in rows[:_MAX_FACTS]]

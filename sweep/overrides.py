@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairface_core.errors import ConfigError
+from sweep.core_schema import dotted, shown
 from sweep.distributions import KINDS
-from sweep.strict_yaml import MAX_DEPTH, Node, parse_value, shown
+from sweep.strict_yaml import MAX_DEPTH, Node, parse_value
 
 # The flag of sweep.run -> the key that it sets.
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -44,7 +45,7 @@ def apply_overrides(
             problems.append(f"{where}: cannot be read; accepted: --set key=value, such as --set fixed.epochs=3")
             continue
         if keys in seen:
-            problems.append(f"{where}: {name} is set twice on the command line; keep one of them")
+            problems.append(f"{where}: {dotted(keys)} is set twice on the command line; keep one of them")
             continue
         seen.add(keys)
         try:
@@ -58,7 +59,7 @@ def apply_overrides(
             continue
         keys, where = FLAGS[flag], f"--{flag.replace('_', '-')} {shown(given)}"
         if keys in seen:
-            problems.append(f"{where}: {'.'.join(keys)} is set by --set too; keep one of them")
+            problems.append(f"{where}: {dotted(keys)} is set by --set too; keep one of them")
             continue
         try:
             root = _for_every_backbone(root, keys, notes, where)
@@ -78,7 +79,7 @@ def _replaced(node: Node, keys: tuple[str, ...], new: Node, path: tuple[str, ...
         node = Node({}, node.where)
     items = {} if node.value is None else node.value
     if not isinstance(items, dict):
-        raise ConfigError(f"{new.where}: {'.'.join(path)} is {node.kind} at {node.where}, which has no keys to set")
+        raise ConfigError(f"{new.where}: {dotted(path)} is {node.kind} at {node.where}, which has no keys to set")
     # A distribution is one thing: setting its grid replaces a loguniform that the file has there.
     depth = {"space": 2, "per_backbone": 3}.get(path[0] if path else "", 0)
     if len(keys) == 1 and keys[0] in KINDS and len(path) == depth:

@@ -25,7 +25,7 @@ DARK = {
     SURFACE: "#14191f",
     **dict(zip(COLORS, DARK_COLORS, strict=True)),
 }
-ROW_PX = 30
+_MAX_LABEL_CHARS = 60
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,13 @@ class Plot:
 
 
 def plain(text: object) -> str:
-    """Return text that plotly shows as it is, line breaks included."""
+    """Return text that plotly shows as it is."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _label(text: str) -> str:
+    lines = (line if len(line) <= _MAX_LABEL_CHARS else f"{line[: _MAX_LABEL_CHARS - 1]}…" for line in text.split("\n"))
+    return "<br>".join(plain(line) for line in lines)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def rows_axis(labels: Sequence[str]) -> dict[str, Any]:
     return {
         "tickmode": "array",
         "tickvals": list(range(len(labels))),
-        "ticktext": [plain(label).replace("\n", "<br>") for label in labels],
+        "ticktext": [_label(label) for label in labels],
         "range": [len(labels) - 0.4, -0.6],
         "gridcolor": GRID,
         "tickfont": {"color": TEXT, "size": 12},

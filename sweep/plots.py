@@ -252,7 +252,8 @@ def _response_plot(board: Board, key: str, palette: Palette) -> Plot | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not math.isfinite: JSON holds integers that no float can.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _means_by(records: Sequence[TrialRecord], key: str) -> dict[float, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairface_core.errors import ConfigError, StorageError
 from fairface_core.storage import Folder, read_json
-from sweep.plan import Plan, PlannedTrial
+from sweep.plan_file import Plan, PlannedTrial
 from sweep.trial_files import CONTRACT_FIELDS, read_history, read_report, read_status
 
 # Files of a trial are small; on an object store it is the round trips that take the time.

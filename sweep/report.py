@@ -89,7 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     for name in ("number", "settings", "score", "signed", "span", "signed_span", "percent", "quantity", "millions",
-                 "p_words", "duration", "counted", "probability", "points", "sd"):  # fmt: skip
+                 "p_words", "duration", "counted", "probability", "points", "sd", "shortened"):  # fmt: skip
         environment.filters[name] = getattr(wording, name)
     environment.filters["axis_words"] = axis_words
     environment.filters["trial_href"] = lambda trial_id: f"trials/{quote(trial_id)}/"

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fairface_core.config import unknown_key
-from sweep.strict_yaml import Node, shown
+from sweep.core_schema import dotted, shown
+from sweep.strict_yaml import Node
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -148,7 +149,7 @@ def _sentence(item: Any, node: Node, title: str) -> str:
             break
         trail.append(str(step))
         node = child
-    name = ".".join([title, *trail])
+    name = dotted([*title.split("."), *trail])
     if item["type"] == "extra_forbidden":
         return unknown_key(f"{node.where}: {name}", item["loc"][-1], SECTION_KEYS[BackboneResources])
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -4,18 +4,17 @@ Two things vary: the test images (a few thousand were drawn, others could have b
 trained again, gives another model). A configuration is usually known by three seeds scored on the *same* images.
 Drawing images and seeds with replacement does not do here: it counts the seeds' private errors on the images twice
 and, of three seeds, a third of the seed variance not at all, so its intervals are too wide or too narrow as the one
-or the other prevails (benchmarks/results). Instead, each variance is estimated apart:
+or the other prevails (benchmarks/results). Instead, the two are estimated apart and added:
 
-    score of seed s on the test images = mu + common(images) + own(seed s, images)
-
-- `common` is what the images do to all seeds alike. Its variance is the mean covariance between the scores of two
-  different seeds over bootstrap resamples of the images; for a difference A - B, the covariances AA + BB - 2 AB.
-- `own` holds the seed's luck and its private errors on the images. Its variance is the plain sample variance S^2 of the
-  seeds' scores; the mean of n seeds keeps S^2 / n of it.
-- Their sum has few degrees of freedom (Welch-Satterthwaite, from n - 1 of each S^2): a t interval.
-- It is never narrower than the images alone allow: the bootstrap variance of the mean score with the trained models
-  held fixed is a floor, which by chance equal seeds would otherwise undercut.
-- With one seed only that floor is known. The interval then speaks of this one trained model, and says so.
+- Images: the paired bootstrap variance of the mean score (or of the difference of two) with the trained models held
+  fixed. This is the whole of what other images would change, and the least that an interval can be.
+- Seeds: the sample variance S^2 of the seeds' scores holds their luck, and their private errors on these images too.
+  The latter the bootstrap knows: the mean variance of a seed's score less the mean covariance of two seeds' scores.
+  What S^2 has in excess of it, divided by n seeds, is the variance that other seeds would bring; 0 if there is none.
+- An interval's half width is `sqrt((z se_images)^2 + (t se_seeds)^2)`: each part with its own quantile, because n seeds
+  know their variance from n - 1 degrees of freedom only (Welch-Satterthwaite for two configurations). Such sums of
+  squared half widths are Cochran's, and MOVER's (Zou and Donner, Statistics in Medicine 27, 2008).
+- One seed shows no luck. The interval then speaks of the trained model at hand, and says so.
 
 Checked by simulation in benchmarks/stats_coverage.py and, smaller, in the tests.
 """
@@ -29,7 +28,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from sweep.bootstrap import Predictions, image_covariance
 
@@ -72,12 +71,12 @@ class Comparison:
         difference: Mean over a's seeds minus mean over b's.
         low: Lower end of the 95 % interval, not adjusted for the number of pairs.
         high: Its upper end.
-        p_greater: Probability that the difference is positive: the mass above 0 of the t distribution that gives the
-            interval (a confidence distribution; a flat prior makes it a posterior).
-        p_value: Two-sided, of no difference; below 0.05 exactly where the interval leaves 0 out.
+        p_greater: Probability that the difference is positive: 1 - p_value / 2, or p_value / 2 where it is negative
+            (the mass above 0 of the distribution whose quantiles the intervals are).
+        p_value: Two-sided, of no difference: 1 less the level of the interval that just reaches 0.
         p_holm: The same, Holm-corrected over all pairs of one table; None until `compare_all`.
-        standard_error: Of the difference.
-        df: Degrees of freedom of the t distribution; infinite where only the images count.
+        se_images: Standard error of the difference that other test images would bring.
+        se_seeds: The same of other seeds; 0 where the seeds differ no more than the images explain.
         num_seeds: Seeds of a and of b.
         num_images: Test images.
     """
@@ -90,8 +89,8 @@ class Comparison:
     p_greater: float
     p_value: float
     p_holm: float | None
-    standard_error: float
-    df: float
+    se_images: float
+    se_seeds: float
     num_seeds: tuple[int, int]
     num_images: int
 
@@ -139,8 +138,7 @@ def score_interval(
     scores = _scores(predictions)
     mean = float(scores.mean())
     covariance = image_covariance(predictions, num_resamples=num_resamples, seed=seed)
-    error, df = _standard_error([scores], covariance)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
+    half = _Spread.of([scores], covariance).half_width(1 - CONFIDENCE)
     sd = float(scores.std(ddof=1)) if len(scores) > 1 else None
     covers = COVERS_BOTH if len(scores) > 1 else COVERS_IMAGES
     return Interval(mean, sd, len(scores), max(mean - half, 0.0), min(mean + half, 1.0), covers)
@@ -214,52 +212,69 @@ def _scores(predictions: Sequence[Predictions]) -> np.ndarray:
     return np.array([one.mean_f1 for one in predictions])
 
 
-def _standard_error(groups: Sequence[np.ndarray], covariance: np.ndarray) -> tuple[float, float]:
-    """Return standard error and degrees of freedom of mean(groups[0]), or of mean(groups[0]) - mean(groups[1]).
+@dataclass(frozen=True)
+class _Spread:
+    """Variances of a mean over seeds, or of the difference of two: from images, from seeds, and the latter's df."""
 
-    Args:
-        groups: The seeds' scores of one or two configurations.
-        covariance: `image_covariance` of all their models, in the same order.
-    """
-    signs = (1.0, -1.0)[: len(groups)]
-    sizes = [len(scores) for scores in groups]
-    contrast = np.concatenate([np.full(n, sign / n) for n, sign in zip(sizes, signs, strict=True)])
-    images = float(contrast @ covariance @ contrast)
-    # Between two seeds of one group only the common part of the images covaries: the diagonal stays out.
-    group = np.repeat(np.arange(len(groups)), sizes)
-    same = group[:, None] == group[None, :]
-    shared = sum(
-        covariance[np.ix_(group == i, group == i)][~np.eye(n, dtype=bool) if n > 1 else ...].mean()
-        for i, n in enumerate(sizes)
-    )
-    if len(groups) == 2:
-        shared -= 2 * covariance[~same].mean()
-    luck = [(float(scores.var(ddof=1)) / n, n - 1) for scores, n in zip(groups, sizes, strict=True) if n > 1]
-    total = max(float(shared), 0.0) + sum(variance for variance, _ in luck)
-    if total <= images or not luck:
-        return images**0.5, float("inf")
-    return total**0.5, total**2 / sum(variance**2 / df for variance, df in luck)
+    images: float
+    seeds: float
+    df: float
+
+    @classmethod
+    def of(cls, groups: Sequence[np.ndarray], covariance: np.ndarray) -> _Spread:
+        """Estimate them for mean(groups[0]), or for mean(groups[0]) - mean(groups[1]).
+
+        Args:
+            groups: The seeds' scores of one or two configurations.
+            covariance: `image_covariance` of all their models, in the same order.
+        """
+        contrast = np.concatenate(
+            [np.full(len(scores), sign / len(scores)) for scores, sign in zip(groups, (1, -1), strict=False)]
+        )
+        excess, first = [], 0
+        for scores in groups:
+            n = len(scores)
+            own = covariance[first : first + n, first : first + n]
+            first += n
+            if n > 1:
+                private = np.diagonal(own).mean() - own[~np.eye(n, dtype=bool)].mean()
+                excess.append((max(float(scores.var(ddof=1) - private), 0.0) / n, n - 1))
+        seeds = sum(variance for variance, _ in excess)
+        squares = sum(variance**2 / df for variance, df in excess)
+        return cls(float(contrast @ covariance @ contrast), seeds, seeds**2 / squares if squares > 0 else float("inf"))
+
+    def half_width(self, alpha: float) -> float:
+        """Return half the width of the interval of level 1 - alpha."""
+        z, t = stats.norm.isf(alpha / 2), stats.t.isf(alpha / 2, self.df)
+        return float(np.sqrt(z**2 * self.images + t**2 * self.seeds))
+
+    def p_value(self, difference: float) -> float:
+        """Return the alpha whose interval just reaches 0; 0 below 1e-15."""
+        distance, smallest = abs(difference), 1e-15
+        if distance == 0:
+            return 1.0
+        if self.half_width(smallest) <= distance:
+            return 0.0
+        return float(optimize.brentq(lambda alpha: self.half_width(alpha) - distance, smallest, 1.0, xtol=1e-15))
 
 
 def _comparison(
     names: tuple[str, str], a: np.ndarray, b: np.ndarray, covariance: np.ndarray, num_images: int
 ) -> Comparison:
     difference = float(a.mean() - b.mean())
-    error, df = _standard_error([a, b], covariance)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
-    # Two models that agree on every image have no error and no difference.
-    statistic = difference / error if error > 0 else 0.0
+    spread = _Spread.of([a, b], covariance)
+    half, p_value = spread.half_width(1 - CONFIDENCE), spread.p_value(difference)
     return Comparison(
         a=names[0],
         b=names[1],
         difference=difference,
         low=difference - half,
         high=difference + half,
-        p_greater=float(stats.t.cdf(statistic, df)),
-        p_value=min(1.0, 2 * float(stats.t.sf(abs(statistic), df))),
+        p_greater=1 - p_value / 2 if difference > 0 else p_value / 2,
+        p_value=p_value,
         p_holm=None,
-        standard_error=error,
-        df=df,
+        se_images=spread.images**0.5,
+        se_seeds=spread.seeds**0.5,
         num_seeds=(len(a), len(b)),
         num_images=num_images,
     )

@@ -7,8 +7,6 @@ as 90). Scalars are read by the core schema of YAML 1.2.2, section 10.3, instead
 
 from __future__ import annotations
 
-import math
-import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +16,13 @@ import yaml
 
 from fairface_core.config import nearest
 from fairface_core.errors import ConfigError
+from sweep.core_schema import Scalar, core_scalar, is_forbidden, join_surrogates, shown
 
 MAX_BYTES = 256 * 1024  # PyYAML's parser reads about 0.5 MB/s on one core
 MAX_DEPTH = 16
 MAX_NODES = 20_000
 MAX_SCALAR_CHARS = 4_096
 MAX_PROBLEMS = 20
-
-Scalar = str | int | float | bool | None
 
 _TAG = "tag:yaml.org,2002:"
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -35,11 +32,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     f"{_TAG}bool": (bool,),
     f"{_TAG}null": (type(None),),
 }
-_NULL = frozenset(("", "~", "null", "Null", "NULL"))
-_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
 @dataclass(frozen=True)
@@ -68,13 +60,6 @@ class Node:
         if isinstance(self.value, dict):
             return "a mapping"
         return "a list" if isinstance(self.value, tuple) else shown(self.value)
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """Return a value as a message shows it: escaped, in YAML's spelling, cut to `limit` characters."""
-    text = {"None": "null", "True": "true", "False": "false"}.get(str(value)) if not isinstance(value, str) else None
-    text = text or repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def source_of(path: Path) -> str:
@@ -229,6 +214,7 @@ class _Reader:
                     f"anchor {shown(f'&{event.anchor}')} is not accepted; write the value out where used",
                 )
             if isinstance(event, yaml.ScalarEvent):
+                event.value = join_surrogates(event.value)
                 self.add(Node(self.scalar(event, where), where), key_text=event.value)
             elif isinstance(event, yaml.CollectionStartEvent):
                 self.open(event, where)
@@ -272,7 +258,7 @@ class _Reader:
         if len(text) > MAX_SCALAR_CHARS:
             self.report(where, f"a value of {len(text):,} characters; accepted: up to {MAX_SCALAR_CHARS:,}")
             return None
-        if any(_forbidden(character) for character in text):
+        if any(is_forbidden(character) for character in text):
             self.report(where, f"{shown(text)} holds a control character or half of a surrogate pair; remove it")
             return None
         if event.tag in ("!", f"{_TAG}str") or (event.tag is None and event.style is not None):
@@ -290,36 +276,6 @@ class _Reader:
         ):
             self.report(where, f"{shown(text)} does not fit its tag {shown('!!' + event.tag[len(_TAG) :])}")
         return value
-
-
-def core_scalar(text: str) -> Scalar:
-    """Read a plain (unquoted) scalar by YAML 1.2's core schema: null, true, 17, 0x11, 3e-4, or text.
-
-    Raises:
-        ValueError: A number that is not finite, or an integer beyond 64 bits.
-    """
-    if text in _NULL:
-        return None
-    if text in _BOOL:
-        return _BOOL[text]
-    if _INT.fullmatch(text):
-        number = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-        if abs(number) >= 2**63:
-            raise ValueError(f"{shown(text)} is too large a whole number; accepted: up to 64 bits")
-        return number
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError(f"{text} is not accepted; accepted: finite numbers")
-    if _FLOAT.fullmatch(text):
-        value = float(text)
-        if not math.isfinite(value):
-            raise ValueError(f"{shown(text)} is not accepted; accepted: finite numbers")
-        return value
-    return text
-
-
-def _forbidden(character: str) -> bool:
-    code = ord(character)
-    return (code < 0x20 and character not in "\t\n") or 0x7F <= code < 0xA0 or 0xD800 <= code <= 0xDFFF
 
 
 def _bad_tag(tag: str) -> str:

@@ -22,9 +22,10 @@ from fairface_core.storage import Folder, read_json
 # The configuration that the contract columns of the benchmark CSV repeat.
 CONTRACT_FIELDS = tuple(name for name in CONTRACT_COLUMNS if name in identity_fields())
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+# The bounds keep a number that nobody measured from overflowing what is computed from it.
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class _Checked(BaseModel):

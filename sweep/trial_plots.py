@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from sweep.leaderboard import Configuration
-from sweep.plot_style import MUTED, ROW_PX, Palette, Plot, plain, rows_axis, styled, whiskers
+from sweep.plot_style import MUTED, Palette, Plot, plain, rows_axis, styled, whiskers
 from sweep.wording import listing, percent
+
+_ROW_PX = 30
 
 
 def audit_plots(best: Sequence[Configuration], axis: str, palette: Palette) -> list[Plot]:
@@ -60,7 +62,7 @@ def audit_plots(best: Sequence[Configuration], axis: str, palette: Palette) -> l
                 f" {leader.group}: lowest for {low['group']} ({percent(low[metric])}), "
                 f"highest for {high['group']} ({percent(high[metric])})."
             )
-        height = 110 + len(names) * max(ROW_PX, 11 * len(tables))
+        height = 110 + len(names) * max(_ROW_PX, 11 * len(tables))
         plots.append(Plot(f"audit-{axis}-{metric}", words.capitalize(), figure, alt, height))
     return plots
 
@@ -90,7 +92,7 @@ def calibration_plots(best: Sequence[Configuration], palette: Palette) -> list[P
             traces.append(
                 go.Scatter(
                     x=[b["confidence"] for b in bins], y=[b["accuracy"] for b in bins], mode="lines+markers",
-                    name=plain(one.group), marker=palette.marker(one.group, size=sizes),
+                    name=plain(one.group), marker=palette.marker(one.group, size=sizes, line={"width": 0}),
                     line={"color": palette.color(one.group), "width": 1.2}, customdata=[b["n"] for b in bins],
                     hovertemplate="said %{x:.0%}, right %{y:.0%} (%{customdata:,} images)<extra></extra>",
                 )

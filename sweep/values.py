@@ -12,8 +12,9 @@ from typing import Any, Final, Literal, Union
 
 from fairface_core.config import TrainConfig, make_config, unknown_key
 from fairface_core.errors import ConfigError
+from sweep.core_schema import core_scalar, shown
 from sweep.distributions import KINDS, LISTS, RANGES, Distribution, Grid, RandInt
-from sweep.strict_yaml import Node, core_scalar, shown
+from sweep.strict_yaml import Node
 
 BAD: Final = object()  # stands for a value whose problem was reported
 

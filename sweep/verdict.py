@@ -9,7 +9,7 @@ from typing import Literal
 
 from sweep.leaderboard import Board, Configuration
 from sweep.stats import Comparison, compare_all
-from sweep.wording import counted, listing, score, settings, signed, signed_span, span
+from sweep.wording import counted, listing, p_words, score, settings, signed, signed_span, span
 
 Kind = Literal["ahead", "tie", "disagree", "alone", "not compared", "none"]
 
@@ -103,7 +103,12 @@ def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = Fal
         difference, low, high = pair.difference, pair.low, pair.high
         if flip:
             difference, low, high = -difference, -high, -low
-        words.append(f"{other.group} (difference {signed(difference)}, 95 % interval {signed_span(low, high)})")
+        corrected = ""
+        if pair.verdict() == "tie" and pair.p_holm is not None and not low <= 0 <= high:
+            corrected = f", p = {p_words(pair.p_holm)} after correction for the number of pairs"
+        words.append(
+            f"{other.group} (difference {signed(difference)}, 95 % interval {signed_span(low, high)}{corrected})"
+        )
     text = listing(words)
     return f"{text} {'is' if len(items) == 1 else 'are'}" if flip else text
 

@@ -101,6 +101,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours < 100 else f"{hours} h"
 
 
+def shortened(text: str, limit: int = 2_000) -> str:
+    """Return text without its end where it is longer than anyone reads."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def listing(words: Sequence[str], last: str = "and") -> str:
     """Return `a, b and c`."""
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import fairface_core
 from fairface_core.config import TrainConfig, default_cache_dir, make_config
 from fairface_core.errors import FairfaceError, StorageError, TrainingDiverged
 from fairface_core.report import EpochReport, write_status
@@ -95,8 +96,7 @@ def demo_folder(sizes: Mapping[str, int]) -> Path:
     """Return the folder of the built-in faces on this node; they are drawn if they are not there."""
     from fairface_core.demo import demo_root
 
-    names = {"train": "num_train", "val": "num_val", "size_px": "image_px", "seed": "seed"}
-    return demo_root(default_cache_dir(), **{names[key]: value for key, value in sizes.items()})
+    return demo_root(default_cache_dir(), **sizes)
 
 
 def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
@@ -110,7 +110,6 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
     Returns:
         How it ended.
     """
-    fit, _ = seam(task.fit)
     print(f"{task.trial_id}: attempt {task.attempt}, process {os.getpid()}", flush=True)
     notes: list[str] = []
 
@@ -125,6 +124,7 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
     try:
         with _noted_warnings(notes):
             _limit_gpu(task.gpu)
+            fit, _ = seam(task.fit)
             config = _config(task)
             # `fit` keeps the number of attempts that it finds.
             epochs = _epochs_on_disk(config)
@@ -184,17 +184,17 @@ def _epochs_on_disk(config: TrainConfig) -> int:
 @contextlib.contextmanager
 def _noted_warnings(notes: list[str]) -> Iterator[None]:
     """Collect what our own code warns of, such as a damaged state that the one before it replaced."""
-    ours = str(Path(__file__).resolve().parents[1])
+    ours = str(Path(fairface_core.__file__).resolve().parent) + os.sep
     shown = warnings.showwarning
 
     def note(message: Any, category: type[Warning], filename: str, *rest: Any, **options: Any) -> None:
-        if filename.startswith(ours) and "site-packages" not in filename.removeprefix(ours):
+        if filename.startswith(ours):
             notes.append(str(message))
         shown(message, category, filename, *rest, **options)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning, module=r"fairface_core\.")
-        warnings.showwarning = note  # type: ignore[assignment]
+        warnings.showwarning = note
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ TENSOR_OPS = {
 def picture(size_px: int, seed: int) -> Image.Image:
     """Draw something with smooth areas, edges, saturated colors, grays and clipped whites."""
     rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((size_px, size_px), Image.Resampling.BICUBIC)
+    image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
+        (size_px, size_px), Image.Resampling.BICUBIC
+    )
     draw = ImageDraw.Draw(image)
     for _ in range(6):
         x, y = rng.integers(0, size_px, 2)
@@ -118,14 +121,14 @@ def test_an_operation_equals_torchvisions_on_float_tensors(kind: int, strength: 
 
 
 # Gray levels by which the Pillow operations differ: they cut to uint8, contrast rounds the mean gray first, and hue goes
-# through 8-bit HSV. There a shift is cut to whole steps of 1/255 turn: here it is one already.
+# through 8-bit HSV, where even a shift of 0 moves colors by up to 6. It takes whole steps of 1/255 turn, as here.
 @pytest.mark.parametrize(
     ("kind", "values", "largest", "mean"),
     [
         (BRIGHTNESS, [0.8, 0.93, 1.1, 1.2], 1.0, 0.6),
         (CONTRAST, [0.8, 0.93, 1.1, 1.2], 1.2, 0.6),
         (SATURATION, [0.9, 0.97, 1.05, 1.1], 1.2, 0.6),
-        (HUE, [k / 255 for k in (-5, -3, 0, 2, 5)], 5.0, 1.0),
+        (HUE, [k / 255 for k in (-5, -3, 0, 2, 5)], 6.5, 0.7),
     ],
 )
 def test_an_operation_equals_torchvisions_on_pillow_images(
@@ -184,16 +187,17 @@ BOXES = [(0, 0, 64, 64), (3, 10, 40, 50), (20, 0, 18, 16), (63, 63, 1, 1), (0, 5
 def test_crop_and_resize_equal_torchvisions(box: tuple[int, int, int, int], out_px: int) -> None:
     images = pictures(2, 64)
     for flip in (False, True):
+
+        def reference(image: Any, flip: bool = flip) -> Any:
+            cropped = TF.resized_crop(image, *box, [out_px, out_px], antialias=True)
+            return TF.hflip(cropped) if flip else cropped
+
         params = params_of(2, 64, box=box, flip=flip)
         each = crop_each(images, params, out_px)
         batch = crop_batch(images, params, out_px)
         for i in range(2):
-            def reference(image: Tensor | Image.Image) -> Tensor | Image.Image:
-                cropped = TF.resized_crop(image, *box, [out_px, out_px], antialias=True)
-                return TF.hflip(cropped) if flip else cropped
-
-            assert torch.equal(each[i], reference(images[i]).float())
-            # One level: both round to uint8, with weights of different precision.
+            # One level: all round to uint8; torchvision's path for another memory layout has coarser weights.
+            assert (each[i] - reference(images[i]).float()).abs().max() <= 1
             assert (each[i] - levels(reference(as_pil(images[i])))).abs().max() <= 1
             torch.testing.assert_close(batch[i], reference(images[i].float()), atol=2e-3, rtol=0)
 
@@ -245,8 +249,8 @@ def test_the_whole_equals_the_original_chain_image_by_image(source_px: int, out_
     difference = (denormalize(got) - denormalize(expected)).abs()
     # Pillow rounds, or cuts, to uint8 after each of six steps, and its hue has 256 steps of 1.4 degrees.
     assert difference.mean() < 1.6
-    assert difference.quantile(torch.tensor(0.99)) < 6 if difference.numel() < 2**24 else True
-    assert difference.amax(dim=(1, 2, 3)).median() < 12
+    assert np.quantile(difference.numpy(), 0.99) < 6.5
+    assert difference.max() < 20
 
 
 def test_the_formulation_for_gpus_equals_the_one_for_cpus() -> None:
@@ -256,9 +260,9 @@ def test_the_formulation_for_gpus_equals_the_one_for_cpus() -> None:
         each = denormalize(augment(images, params, out_px))
         batch = denormalize(ours._augment(images, params, out_px, crop_batch, 32))
         difference = (each - batch).abs()
-        # uint8 rounding of the crop (half a level, twice where it is enlarged first), times the factors of up to 1.5.
-        assert difference.max() < 4
-        assert difference.mean() < 0.6
+        # The crop's rounding to uint8, one level at most, two where it is enlarged first, times factors of up to 1.6.
+        assert difference.max() < (3.2 if out_px == source_px else 5)
+        assert difference.mean() < 0.4
 
 
 def test_chunks_do_not_change_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +289,7 @@ def test_float_images_are_refused() -> None:
         augment(torch.zeros(2, 3, 8, 8), draw_params(2, 8, torch.Generator()), 8)
 
 
-def test_contiguous_images_give_the_same(
-) -> None:
+def test_the_memory_layout_of_the_images_does_not_matter() -> None:
     images, params = pictures(6, 32), draw_params(6, 32, torch.Generator().manual_seed(4))
     assert torch.equal(augment(images.contiguous(), params, 32), augment(images, params, 32))
 

@@ -117,6 +117,7 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], Same | Refused]] = {
     "blank_lines_last": (text(lambda clean: clean + "\n,,,,\n;\n".replace(";\n", "")), Same({"blank_rows": 2})),
     "delimiter_at_every_line_end": (every_row(lambda line: line + ","), Same()),
     "empty_cells_at_some_line_ends": (chain(cell(4, 4, "True,,"), cell(9, 4, "False, ")), Same()),
+    "delimiter_at_the_end_of_the_header": (header("file,age,gender,race,service_test,,"), Same()),
     "index_column": (every_row(lambda line: "0," + line if line[0] == "v" else "," + line), Same()),
     "other_columns": (every_row(lambda line: line + (",note" if line[0] == "f" else ",x")), Same()),
     "quoted_line_end_in_another_column": (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
 from fairface_core.config import make_config
-from fairface_core.labels import AGE_GROUPS
 from fairface_core.report import (
     EpochReport,
     build_report,
@@ -30,8 +30,8 @@ from fairface_core.report import (
     write_predictions,
     write_status,
 )
-from fairface_core.storage import open_folder, write_json
-from sweep.plan import Plan, PlannedTrial
+from fairface_core.storage import open_folder, read_json, write_json
+from sweep.plan_file import Plan, PlannedTrial
 from sweep.sections import SchedulerSpec
 from sweep.trial_names import trial_name
 
@@ -171,11 +171,8 @@ def make_run(folder: Path, shape: Shape | None = None) -> Path:
         trials=tuple(PlannedTrial(**trial) for trial in plan),
     )
     write_json(run, "plan.json", drawn_plan.to_json())
-    write_json(
-        run,
-        "sweep.json",
-        _sweep(shape, folder.name, done=not {"running", "planned"} & set(shape.ends.values())),
-    )
+    over = not {"running", "planned"} & set(shape.ends.values())
+    write_json(run, "sweep.json", _sweep(done=over))
     run.write("space.yaml", _space_text(shape).encode())
     return folder
 
@@ -193,6 +190,26 @@ def _planned(name: str, lr: float, seed: int, shape: Shape, extra: dict[str, Any
         "cpu": 4.0,
         "gpu": 1.0,
     }
+
+
+def add_seeds(folder: Path, num_trials: int) -> None:
+    """Make a drawn run larger by copying its trials under further seeds: 20 times faster than drawing them."""
+    run = open_folder(folder)
+    plan = read_json(run, "plan.json")
+    drawn = list(plan["trials"])
+    for position in range(num_trials - len(drawn)):
+        old = drawn[position % len(drawn)]
+        seed = 1000 + position // len(drawn)
+        new = {**old, "seed": seed, "config": {**old["config"], "seed": seed}}
+        new["trial_id"] = f"{old['config_id']}-s{seed}"
+        source, target = folder / "trials" / old["trial_id"], folder / "trials" / new["trial_id"]
+        shutil.copytree(source, target)
+        for name in ("report.json", "config.json"):
+            facts = read_json(open_folder(target), name)
+            facts["config"]["seed"] = seed
+            write_json(open_folder(target), name, facts)
+        plan["trials"].append(new)
+    write_json(run, "plan.json", plan)
 
 
 class _Trial:
@@ -274,7 +291,11 @@ class _Trial:
             val_metrics=self.val_metrics,
             test_metrics=self.test_metrics,
             test_details=scored_details(self.test_logits, test_split),
-            data_counts={"train": 86_744, "val": len(self.val), "test": len(self.test), "repaired_labels": {}},
+            data_counts={
+                "rows": {"train": 86_744, "val": len(self.val), "test": len(self.test)},
+                "protocol": "seed",
+                "repaired": {},
+            },
             model={"backbone": config.backbone, "num_params": self.backbone.num_params, "image_size": 224,
                    "weights": "imagenet", "weights_sha256": None},
             provenance={**PROVENANCE, "config_digest": config.digest(), "seed": config.seed},
@@ -344,16 +365,16 @@ def _halve(trials: list[_Trial], shape: Shape) -> None:
         alive = ranked[:keep]
 
 
-def _sweep(shape: Shape, name: str, *, done: bool) -> dict[str, Any]:
-    return {
-        "schema_version": 1, "name": name, "started": "2026-03-01T08:00:00+00:00",
+def _sweep(*, done: bool) -> dict[str, Any]:
+    session = {
+        "started": "2026-03-01T08:00:00+00:00",
         "ended": "2026-03-02T03:12:45+00:00" if done else None,
-        "command": f"python -m sweep.run --space search_spaces/{name}.yaml --root DIR",
-        "scheduler": {"kind": "asha" if shape.asha else "fifo", "group_by": "backbone", "grace_epochs": 3,
-                      "reduction_factor": 3, "explore_seeds": "all", "confirm": True},
-        "resources": {"cpu": 16, "gpu": 4},
-        "provenance": {"python": "3.11.2", "versions": {"ray": "2.60.0"}, "code_digest": "0f1e2d3c4b5a"},
-    }  # fmt: skip
+        "exit_code": 0 if done else None,
+        "code_digest": PROVENANCE["code_digest"],
+        "versions": PROVENANCE["versions"],
+        "num_nodes": 1,
+    }
+    return {"schema_version": 1, "space_file": "backbones.yaml", "sessions": [session]}
 
 
 def _space_text(shape: Shape) -> str:
@@ -364,5 +385,4 @@ def _space_text(shape: Shape) -> str:
     lines.append(f"fixed: {{epochs: {shape.epochs}, batch_size: 128, weight_decay: 1e-4}}")
     kind = "asha" if shape.asha else "fifo"
     lines.append(f"scheduler: {{kind: {kind}, grace_epochs: 3, reduction_factor: 3, confirm: true}}")
-    assert len(AGE_GROUPS) == 9
     return "\n".join(lines) + "\n"

@@ -217,7 +217,7 @@ def test_all_pairs_are_single_pairs_with_holms_correction() -> None:
     for pair in together:
         alone = compare(drawn[pair.a], drawn[pair.b])
         assert alone.p_holm is None
-        for name in ("difference", "low", "high", "p_value", "p_greater", "standard_error", "df"):
+        for name in ("difference", "low", "high", "p_value", "p_greater", "se_images", "se_seeds"):
             assert getattr(pair, name) == pytest.approx(getattr(alone, name), abs=1e-9)
     np.testing.assert_allclose([pair.p_holm for pair in together], holm([pair.p_value for pair in together]))
     assert compare_all({"a": drawn["a"]}) == []
@@ -245,10 +245,29 @@ def test_one_seed_comparison_is_the_paired_bootstrap_of_images() -> None:
     both = models((1, 1))
     found = compare(both["a"], both["b"])
     scores = resampled_scores([*both["a"], *both["b"]], num_resamples=2000, seed=0)
-    assert found.df == float("inf")
-    assert found.standard_error == pytest.approx((scores[0] - scores[1]).std(ddof=1), rel=1e-9)
+    assert found.se_seeds == 0
+    assert found.se_images == pytest.approx((scores[0] - scores[1]).std(ddof=1), rel=1e-9)
     unpaired = np.hypot(scores[0].std(), scores[1].std())
-    assert found.standard_error < 0.85 * unpaired  # the models err on the same images
+    assert found.se_images < 0.85 * unpaired  # the models err on the same images
+    assert found.p_value == pytest.approx(2 * scipy_stats.norm.sf(abs(found.difference) / found.se_images), abs=1e-9)
+
+
+def test_where_seeds_prevail_the_interval_is_welchs_t() -> None:
+    """Images that all models get right alike add nothing: what is left is the t test of the seeds' scores."""
+    rng = np.random.default_rng(0)
+    age, gender = np.repeat(np.arange(9), 4000), np.arange(36_000) % 2
+
+    def runs(accuracies: list[float]) -> list[Predictions]:
+        wrong = [rng.random(36_000) > accuracy for accuracy in accuracies]
+        return [Predictions(age, gender, np.where(bad, (age + 1) % 9, age), gender) for bad in wrong]
+
+    a, b = runs([0.5, 0.7, 0.9]), runs([0.4, 0.55, 0.85, 0.6])
+    found = compare(a, b, num_resamples=200)
+    welch = scipy_stats.ttest_ind([r.mean_f1 for r in a], [r.mean_f1 for r in b], equal_var=False)
+    assert found.se_seeds > 30 * found.se_images
+    assert found.p_value == pytest.approx(welch.pvalue, rel=0.01)
+    low, high = welch.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.01)
 
 
 def test_image_covariance_of_one_model_is_a_matrix() -> None:

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairface_core.errors import ConfigError
-from sweep.strict_yaml import MAX_BYTES, MAX_DEPTH, Node, core_scalar, parse_value, parse_yaml, read_yaml, shown
+from sweep.core_schema import core_scalar, shown
+from sweep.strict_yaml import MAX_BYTES, MAX_DEPTH, Node, parse_value, parse_yaml, read_yaml
 
 # YAML 1.2.2, chapter 10.3.2, and the words that YAML 1.1 reads as something else.
 SCALARS: list[tuple[str, Any]] = [
@@ -38,13 +39,21 @@ def test_a_plain_scalar_is_read_by_the_core_schema(text: str, value: Any) -> Non
 
 @pytest.mark.parametrize("text", [".inf", "-.INF", "+.Inf", ".nan", ".NaN", "1e999", "9223372036854775808", "1" * 4000])
 def test_a_number_that_no_field_can_hold_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="accepted: finite numbers|accepted: up to 64 bits"):
+    with pytest.raises(ValueError, match=r"accepted: finite numbers|accepted: up to 64 bits"):
         core_scalar(text)
 
 
 def test_quotes_and_block_styles_make_text() -> None:
     root = parse_yaml("a: '1'\nb: \"true\"\nc: |\n  null\nd: !!str 3e-4\ne: ! 5\n", "s.yaml")
     assert root.plain() == {"a": "1", "b": "true", "c": "null\n", "d": "3e-4", "e": "5"}
+
+
+def test_a_surrogate_pair_is_one_character_and_half_of_one_is_refused() -> None:
+    assert parse_yaml('{"\\ud83d\\ude00": "\\ud83d\\ude00"}', "s.yaml").plain() == {"\U0001f600": "\U0001f600"}
+    with pytest.raises(
+        ConfigError, match=r"^s.yaml:1: '\\ud83d' holds a control character or half of a surrogate pair"
+    ):
+        parse_yaml('a: "\\ud83d"', "s.yaml")
 
 
 def test_every_node_knows_its_line() -> None:
@@ -154,12 +163,14 @@ DOCUMENTS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(DOCUMENTS)
 def test_json_is_read_as_json_reads_it(document: dict[str, Any]) -> None:
     # Non-characters such as U+FFFE may stand in YAML as escapes only, which is what ensure_ascii writes.
     assert parse_yaml(json.dumps(document), "s.yaml").plain() == json.loads(json.dumps(document))
 
 
+@settings(deadline=None)
 @given(DOCUMENTS)
 def test_what_pyyaml_writes_is_read_back(document: dict[str, Any]) -> None:
     def ambiguous(value: Any) -> bool:
@@ -182,21 +193,15 @@ YAML_LIKE = st.lists(
     st.sampled_from(
         [
             *"[]{}:,-?&*!|>'\"%@`#=~\t\n\r \\0a\0\x7f\x85\u2028\ufeff\ud800",
-            "\n  ",
-            ": ",
-            "- ",
-            "<<: ",
-            "!!",
-            "---\n",
-            "...\n",
+            *("\n  ", ": ", "- ", "<<: ", "!!", "---\n", "...\n", "a: 1\n", "1e-4", "0x", ".inf"),
+            *("\\U00110000", "\\ud83d", "\\x", "%YAML 1.", "%TAG ! x\n", "!!python/name:os.system "),
         ]
-        + ["a: 1\n", "1e-4", "0x", ".inf", "\\U00110000", "\\x", "%YAML 1.", "%TAG ! x\n", "!!python/name:os.system "]
     ),
     max_size=60,
 ).map("".join)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(YAML_LIKE | st.text(max_size=200))
 def test_any_text_is_read_or_refused_line_by_line(text: str) -> None:
     try:
@@ -210,7 +215,7 @@ def test_any_text_is_read_or_refused_line_by_line(text: str) -> None:
         assert isinstance(root.value, dict)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, payload: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"

@@ -1,0 +1,227 @@
+"""The input path against the original's: images per second of one core, and the building of the cache (issue 5, item 1).
+
+    python -m benchmarks.input_path                       # the real sample where it is, else drawn faces
+
+Four comparisons, each with its peer in the same rounds, on one torch thread:
+
+- gather: rows of the cache at 224 px into (on CUDA: pinned) memory, against the original's work for an image: decode,
+  Resize, RandomResizedCrop, flip, ColorJitter, ToTensor, Normalize;
+- augment: gather, draw and augment on the CPU at 64, 224 and 384 px, against the same;
+- build: the cache, written to disk and fsynced, against `Image.open(path).convert("RGB")` alone times the processes
+  that decode. At 64 px the resize costs as much as the decode; the peer has none, `with_resize` says what it has;
+- build memory: the largest decoding process when four times as many images are built.
+
+`ratio` is wall time against wall time. Where other programs use the cores `cpu_ratio` is the one to read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.inputs import data_root
+from benchmarks.measure import Row, Sample, interleave, not_measured, parser, rate_row, ratio_row, say, show, timed
+from benchmarks.original import FaceDataset, train_transform
+from fairface_core.augment import augment, draw_params
+from fairface_core.batches import gather
+from fairface_core.cache import ImageCache, cache_size_px, open_cache
+
+GATHER_GOAL, AUGMENT_GOAL, BUILD_GOAL, MEMORY_GOAL = 100.0, 1.5, 0.85, 1.1
+SIZES_PX = (64, 224, 384)
+# Images of one timing: long enough for the clock, short enough to fit between two turns of a busy scheduler.
+_PER_TIMING = {64: 128, 224: 32, 384: 16}
+_GATHERED = 256
+_PROJECT = Path(__file__).resolve().parents[1]
+
+
+class OneCore:
+    """What a core does for one image, ours and the original's, on the same files."""
+
+    def __init__(self, paths: Sequence[str], work: Path, image_size: int) -> None:
+        size_px = cache_size_px(image_size)
+        self.paths, self.image_size = list(paths), image_size
+        self.cache: ImageCache = open_cache(paths, size_px, cache_dir=work / "cache", num_workers=2)
+        zeros = [0] * len(paths)
+        self.original = FaceDataset(self.paths, zeros, zeros, train_transform(image_size))
+        self.count = _PER_TIMING.get(image_size, 16)
+        self.random = np.random.default_rng(0)
+        self.generator = torch.Generator().manual_seed(0)
+        shape = (_GATHERED, size_px, size_px, 3)
+        self.host = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+
+    def gather(self) -> Sample:
+        """Copy random rows out of the mapped cache."""
+        rows = self.random.integers(0, len(self.paths), _GATHERED)
+
+        def work() -> float:
+            gather(self.cache.images, rows, self.host.numpy())
+            return float(len(rows))
+
+        return timed(work)
+
+    def augment(self) -> Sample:
+        """Gather, draw and augment a batch on the CPU."""
+        rows = self.random.integers(0, len(self.paths), self.count)
+
+        def work() -> float:
+            batch = self.host[: len(rows)]
+            gather(self.cache.images, rows, batch.numpy())
+            params = draw_params(len(rows), self.image_size, self.generator)
+            return float(len(augment(batch.permute(0, 3, 1, 2), params, self.image_size)))
+
+        return timed(work)
+
+    def peer(self) -> Sample:
+        """Decode and transform as many images as the original does, one by one."""
+        rows = self.random.integers(0, len(self.paths), self.count)
+
+        def work() -> float:
+            return float(sum(len(self.original[row][0]) == 3 for row in rows))
+
+        return timed(work)
+
+
+def core_rows(paths: Sequence[str], work: Path, sizes: Sequence[int], rounds: int) -> list[Row]:
+    """Compare gathering (at 224 px) and augmentation (at each size) with the original's chain."""
+    rows = []
+    for size in sizes:
+        say(f"input_path: {size} px")
+        core = OneCore(paths, work, size)
+        arms: dict[str, Callable[[], Sample]] = {"augment": core.augment, "peer": core.peer}
+        if size == 224:
+            arms["gather"] = core.gather
+        taken = interleave(arms, rounds=rounds)
+        facts = {"images_per_timing": core.count}
+        if size == 224:
+            rows.append(rate_row("input_path.gather@224", taken["gather"], taken["peer"], goal=GATHER_GOAL))
+        name = f"input_path.augment@{size}.cpu"
+        rows.append(rate_row(name, taken["augment"], taken["peer"], goal=AUGMENT_GOAL, **facts))
+    return rows
+
+
+def build_row(paths: Sequence[str], work: Path, size_px: int, *, num_workers: int, rounds: int) -> Row:
+    """Compare building a cache with Pillow's decoding alone, on as many cores."""
+    say(f"input_path: build at {size_px} px")
+    folder = work / "build"
+    some = list(paths[:: max(1, len(paths) // 512)])
+
+    def build() -> Sample:
+        shutil.rmtree(folder, ignore_errors=True)
+
+        def run() -> float:
+            return float(len(open_cache(paths, size_px, cache_dir=folder, num_workers=num_workers).images))
+
+        return timed(run)
+
+    def decode(resize: bool) -> Callable[[], Sample]:
+        def run() -> float:
+            for path in some:
+                with Image.open(path) as opened:
+                    image = opened.convert("RGB")
+                if resize:
+                    image.resize((size_px, size_px), Image.Resampling.BILINEAR)
+            return float(len(some))
+
+        return lambda: timed(run)
+
+    taken = interleave({"build": build, "peer": decode(False), "resized": decode(True)}, rounds=rounds)
+    ratios, cpu_ratios, resized = [], [], []
+    for own, peer, peer_resized in zip(taken["build"], taken["peer"], taken["resized"], strict=True):
+        ratios.append(own.rate / (peer.rate * num_workers))
+        cpu_ratios.append(own.cpu_rate / peer.cpu_rate)
+        resized.append(own.cpu_rate / peer_resized.cpu_rate)
+    return ratio_row(
+        f"input_path.build@{size_px}",
+        ratios,
+        goal=BUILD_GOAL,
+        images=len(paths),
+        processes=num_workers,
+        images_per_s=float(np.median([sample.rate for sample in taken["build"]])),
+        pillow_images_per_s_per_core=float(np.median([sample.rate for sample in taken["peer"]])),
+        cpu_ratio=float(np.median(cpu_ratios)),
+        cpu_ratio_with_resize=float(np.median(resized)),
+    )
+
+
+_BUILD = """
+import json, resource, sys
+from pathlib import Path
+from fairface_core.cache import open_cache
+paths = json.loads(Path(sys.argv[1]).read_text())
+open_cache(paths, 224, cache_dir=Path(sys.argv[2]), num_workers=2)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def memory_row(paths: Sequence[str], work: Path) -> Row:
+    """Compare the largest decoding process of a large build with that of one a quarter its size."""
+    say("input_path: memory of the build")
+    peaks = []
+    for number, part in enumerate((paths[: len(paths) // 4], paths)):
+        listed = work / f"paths-{number}.json"
+        listed.write_text(json.dumps(list(part)))
+        command = [sys.executable, "-c", _BUILD, str(listed), str(work / f"memory-{number}")]
+        out = subprocess.run(command, cwd=_PROJECT, check=True, stdout=subprocess.PIPE, text=True).stdout
+        peaks.append(int(out) / 1024)
+        shutil.rmtree(work / f"memory-{number}")
+    facts = {"peak_mib": peaks[1], "peak_mib_quarter": peaks[0], "images": len(paths)}
+    return ratio_row("input_path.build_memory", [peaks[1] / peaks[0]], goal=MEMORY_GOAL, sense="<=", **facts)
+
+
+def device_row(paths: Sequence[str], work: Path, rounds: int) -> Row:
+    """Compare augmentation on the GPU with one core's."""
+    name = "input_path.augment@224.cuda"
+    if not torch.cuda.is_available():
+        return not_measured(name, "no GPU")
+    core = OneCore(paths, work, 224)
+    images = torch.from_numpy(core.cache.images[:128].copy()).permute(0, 3, 1, 2).cuda()
+
+    def on_device() -> Sample:
+        def run() -> float:
+            for _ in range(20):
+                augment(images, draw_params(len(images), 224, core.generator), 224)
+            torch.cuda.synchronize()
+            return 20.0 * len(images)
+
+        return timed(run)
+
+    taken = interleave({"cuda": on_device, "cpu": core.augment}, rounds=rounds)
+    return rate_row(name, taken["cuda"], taken["cpu"], batch=len(images))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    made = parser(__doc__, "input_path")
+    made.add_argument("--root", help="data folder; `demo` draws faces [the real sample where it is, else demo]")
+    made.add_argument("--work", help="folder for caches [a temporary one]")
+    made.add_argument("--sizes", type=int, nargs="+", default=list(SIZES_PX), help="input sizes, pixels")
+    made.add_argument("--images", type=int, default=4096, help="images of a build, at most")
+    made.add_argument("--rounds", type=int, default=31, help="timings of each arm")
+    made.add_argument("--build-rounds", type=int, default=5, help="builds of each size")
+    made.add_argument("--build-processes", type=int, default=2, help="processes that decode")
+    flags = made.parse_args(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="fairface-input-") as temporary:
+        work = Path(flags.work) if flags.work else Path(temporary)
+        root = data_root(flags.root, work, num_train=2048)
+        paths = [str(path) for path in sorted((root / "train").glob("*.jpg"))][: flags.images]
+        rows = core_rows(paths[:1024], work, flags.sizes, flags.rounds)
+        for size_px in (224, 64):
+            rows.append(build_row(paths, work, size_px, num_workers=flags.build_processes, rounds=flags.build_rounds))
+        rows.append(memory_row(paths, work))
+        rows.append(device_row(paths[:1024], work, flags.rounds))
+    show(rows, as_json=flags.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

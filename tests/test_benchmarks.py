@@ -1,0 +1,188 @@
+"""Every benchmark program runs at a toy size and prints well-formed rows. Its figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu, plain_tune, scale_model, sharing, startup, step, sweep_overhead
+from benchmarks.gpu_facts import covered
+from benchmarks.inputs import full_size_root
+from benchmarks.measure import Row, Sample, interleave, rate_row, ratio_row, summary
+
+TINY = ["--backbones", "mobilenet_v3_small", "--image_size", "32", "--batch_size", "6", "--steps", "3", "--rounds", "1",
+        "--root", "demo", "--device", "cpu"]  # fmt: skip
+
+
+def rows_of(program: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    """Run a program with --json and check what holds for every row."""
+    assert program.main([*arguments, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    for row in rows:
+        assert {"name", "ratio", "goal", "n", "spread", "sense", "met"} <= row.keys()
+        assert row["ratio"] is None or (math.isfinite(row["ratio"]) and row["n"] >= 1)
+        assert row["ratio"] is not None or "not measured" in row["note"]
+        assert (row["met"] is None) == (row["goal"] is None or row["ratio"] is None)
+    assert len({row["name"] for row in rows}) == len(rows)
+    return {row["name"]: row for row in rows}
+
+
+def test_arms_take_turns_and_warm_up_is_thrown_away() -> None:
+    order: list[str] = []
+
+    def arm(name: str) -> Sample:
+        order.append(name)
+        return Sample(1.0, float(len(order)), 1.0)
+
+    taken = interleave({"a": lambda: arm("a"), "b": lambda: arm("b")}, rounds=2, warm_up=1)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert [sample.wall_s for sample in taken["a"]] == [3.0, 6.0]
+
+
+def test_a_ratio_is_taken_within_its_round() -> None:
+    slow = [Sample(10, 1.0, 1.0), Sample(10, 10.0, 1.0), Sample(10, 2.0, 1.0)]
+    twice = [Sample(10, sample.wall_s / 2, 0.25) for sample in slow]
+    row = rate_row("x", twice, slow, goal=2.0)
+    assert (row.ratio, row.spread, row.met) == (2.0, 0.0, True)
+    assert row.facts["cpu_ratio"] == 4.0
+
+
+def test_a_goal_may_be_a_ceiling() -> None:
+    assert ratio_row("x", [1.1], goal=1.0, sense="<=").met is False
+    assert ratio_row("x", [0.9], goal=1.0, sense="<=").met is True
+    assert Row("x", None, 1.0).met is None
+
+
+def test_the_spread_is_the_interquartile_range_over_the_median() -> None:
+    assert summary([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, pytest.approx(2 / 3))
+    assert summary([7.0]) == (7.0, None)
+
+
+def test_overlapping_kernels_count_once() -> None:
+    assert covered([(0, 10), (5, 7), (20, 30), (25, 40)]) == 30
+
+
+def test_the_full_size_folder_has_a_name_for_every_row(demo_root: Path, tmp_path: Path) -> None:
+    root = full_size_root(demo_root, tmp_path / "full", num_train=500, num_val=210)
+    lines = (root / "fairface_label_train.csv").read_text().splitlines()
+    assert len(lines) == 501
+    assert lines[500].startswith("train/500.jpg,")
+    assert (root / "train" / "241.jpg").read_bytes() == (demo_root / "train" / "1.jpg").read_bytes()
+
+
+@pytest.mark.timeout(120)
+def test_step(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(step, TINY, capsys)
+    name = "step.mobilenet_v3_small@32.cpu"
+    assert rows[f"{name}.real/constant"]["goal"] == 0.97
+    assert rows[f"{name}.real/original"]["original_worker_start_s"] > 0
+    assert rows[f"{name}.real/original"]["images_per_round"] == 18
+    if "step.mobilenet_v3_small.cuda.real/constant" in rows:
+        assert rows["step.mobilenet_v3_small.cuda.real/constant"]["ratio"] is None
+
+
+@pytest.mark.timeout(120)
+def test_gpu_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    rows = rows_of(gpu, [*TINY, "--no_original", "--out", str(out)], capsys)
+    name = "gpu.mobilenet_v3_small@32.cpu"
+    assert rows[f"{name}.bf16/default"]["ratio"] is None
+    assert rows[f"{name}.channels_first/default"]["ratio"] > 0
+    # torchvision counts 0.06 GMAC forward at 224 px; heads, backward and the smaller input leave this much.
+    assert 0.002 < rows[f"{name}.real/arithmetic_ceiling"]["gflop_per_image"] < 0.3
+    assert rows["gpu.augment.cuda-cpu"]["ratio"] is None
+    written = json.loads(out.read_text())
+    assert {row["name"] for row in written["rows"]} == set(rows)
+    assert written["machine"]["torch"]
+
+
+@pytest.mark.timeout(120)
+def test_startup(
+    capsys: pytest.CaptureFixture[str], demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_IMPORTS", ("fairface_core",))
+    arguments = ["--num_train", "40", "--num_val", "60", "--label_images", "4", "--rounds", "1", "--warm_up", "0"]
+    rows = rows_of(startup, [*arguments, "--root", str(demo_root), "--work", str(tmp_path)], capsys)
+    warm = rows["startup.warm/label_pass@224"]
+    assert warm["phases_s"]["load_manifest"] >= 0
+    assert warm["num_images"] == 100
+    assert warm["warm_s"] > 0
+    assert rows["startup.import fairface_core/torch"]["ratio"] < 0.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc/PID/smaps")
+@pytest.mark.timeout(120)
+def test_sharing(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--num_images",
+        "36",
+        "--batch_size",
+        "12",
+        "--image_size",
+        "32",
+        "--trials",
+        "1",
+        "2",
+        "--rounds",
+        "1",
+    ]
+    rows = rows_of(sharing, [*arguments, "--root", "demo"], capsys)
+    two = rows["sharing.2_trials/one"]
+    assert 0 < two["image_pss_mib"] < 1.5 * two["cache_mib"]
+    assert two["image_rss_mib"] > 1.5 * rows["sharing.1_trials/one"]["image_rss_mib"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_sweep_overhead(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--kinds", "fake", "--trials", "2", "--epochs", "1", "--rounds", "1"]
+    row = rows_of(sweep_overhead, arguments, capsys)["sweep_overhead.fake.2_trials"]
+    assert 0 < row["overhead_s"] <= row["wall_s"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_plain_tune(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backbones", "mobilenet_v3_small", "--lrs", "1e-3", "--num_train", "24", "--num_val", "60",
+                 "--image_size", "32", "--batch_size", "8", "--epochs", "1", "--rounds", "1", "--slots", "1",
+                 "--root", "demo"]  # fmt: skip
+    rows = rows_of(plain_tune, arguments, capsys)
+    assert rows["plain_tune.plain/ours"]["images"] == {"train": 24, "val": 48, "test": 12}
+    assert 0 < rows["plain_tune.allowed/ours"]["ratio"] < 1
+
+
+def test_the_scale_model_names_what_breaks_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    measured = tmp_path / "gpu.json"
+    row = {"name": "step.resnet50@224.cuda.real/constant", "ratio": 0.97, "images_per_s": 2800.0}
+    measured.write_text(json.dumps({"rows": [row]}))
+    arguments = ["--backbones", "resnet50", "vit_b_16", "--measured", str(measured), "--storage_gb_per_s", "0.05"]
+    rows = rows_of(scale_model, arguments, capsys)
+    assert rows["scale_model.resnet50.64_gpus"]["breaks_first"] == "storage"
+    assert rows["scale_model.resnet50.64_gpus"]["met"] is False
+    assert rows["scale_model.resnet50.1_gpus"]["met"] is True
+    assert "scale_model.vit_b_16.assumed.8_gpus" in rows
+
+
+def test_the_scale_model_is_linear_in_trials_and_shares_nothing_it_does_not_have() -> None:
+    machine = scale_model.Machine()
+    small, large = (scale_model.Sweep(trials=trials) for trials in (10, 1000))
+    short, long = (scale_model.sweep_s(sweep, machine, 1) for sweep in (small, large))
+    assert long["training"] == pytest.approx(100 * short["training"])
+    assert scale_model.sweep_s(large, machine, 8)["training"] == pytest.approx(long["training"] / 8)
+    # Twice as many GPUs as the storage feeds are no faster.
+    slow = scale_model.Machine(storage_gb_per_s=0.01)
+    at_64, at_128 = (scale_model.sweep_s(large, slow, gpus)["training"] for gpus in (64, 128))
+    assert at_128 == pytest.approx(at_64)
+
+
+def test_a_process_that_maps_nothing_of_the_cache_has_no_image_memory(tmp_path: Path) -> None:
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("needs Linux's /proc/PID/smaps")
+    sums = SimpleNamespace(**sharing.mapped_bytes("self", tmp_path))
+    assert (sums.Pss, sums.Rss) == (0, 0)
+    assert sums.other > 0
