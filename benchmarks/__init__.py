@@ -1,0 +1,1 @@
+"""Programs that print ratios against a peer in the same run. Not installed; run as `python -m benchmarks.NAME`."""

@@ -1,14 +1,15 @@
 """What ASHA with a bracket per backbone and a confirm phase saves, and what it costs in score.
 
     python -m benchmarks.asha_saving                                       # simulated curves
-    python -m benchmarks.asha_saving --run-dir benchmarks/results/curves_fairface_sample.csv --grace 2
+    python -m benchmarks.asha_saving --run-dir benchmarks/results/curves_standin_fairface_sample.csv
     python -m benchmarks.asha_saving --run-dir runs/<name>                 # a sweep made with --scheduler fifo
 
 Known curves go through the real scheduler and the real confirm policy (`sweep.simulate`), so an epoch that is not
-spent there is one that a sweep does not train. `ratio` is the epochs of the full grid over the epochs spent, confirm
-runs included, sweep by sweep. Regret is what the winner's mean best score over all seeds, at full budget, lacks
-against the best configuration's of the full grid; a row each. `--compare` adds the same sweeps in the order of the
-plan, in random order, with one bracket over all backbones, and without noise.
+spent there is one that a sweep does not train. `ratio` is the epochs of all full grids over the epochs spent, confirm
+runs included; the spread is that of single sweeps. Regret is what the winner's mean best score over all seeds, at full
+budget, lacks against the best configuration's of the full grid; a row each. Sweeps of recorded curves are drawn from
+one grid: neighboring configurations of each group, seeds in any order. `--compare` adds the same sweeps in the order of
+the plan, in random order, with one bracket over all backbones, and without noise.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.learning_curves import draw_curves, parts_of, read_curves
-from benchmarks.measure import Row, parser, ratio_row, say, show
+from benchmarks.measure import Row, not_measured, parser, say, show, summary
 from sweep.simulate import Curve, plan_states, simulate
 
 GOALS = {None: 1.7, 1: 2.2}
@@ -51,7 +52,7 @@ def rows_of(
     in_plan_order: bool = False,
 ) -> list[Row]:
     """Simulate sweeps and return a row for the saving and one for the regret."""
-    ratios, lacks = [], []
+    full, spent, lacks = [], [], []
     for curves in sweeps:
         out = simulate(
             curves,
@@ -61,18 +62,19 @@ def rows_of(
             num_slots=num_slots,
             in_plan_order=in_plan_order,
         )
-        ratios.append(len(curves) * len(curves[0].scores) / out.num_epochs)
+        full.append(len(curves) * len(curves[0].scores))
+        spent.append(out.num_epochs)
         winners = [choice.winner for choice in out.choices.values() if choice.winner is not None]
         lacks.append(float(np.mean(regrets(curves, winners))))
-    saving = ratio_row(
+    ratios = np.array(full) / np.array(spent)
+    low, median, high = np.quantile(ratios, [0.05, 0.5, 0.95]).tolist()
+    saving = Row(
         f"asha_saving.{name}",
-        ratios,
-        goal=goal,
-        mean=float(np.mean(ratios)),
-        p05=float(np.quantile(ratios, 0.05)),
-        p95=float(np.quantile(ratios, 0.95)),
-        trials=len(sweeps[0]),
-        epochs=len(sweeps[0][0].scores),
+        sum(full) / sum(spent),
+        goal,
+        len(sweeps),
+        summary(ratios.tolist())[1],
+        facts={"median": median, "p05": low, "p95": high, "trials": len(sweeps[0]), "epochs": len(sweeps[0][0].scores)},
     )
     regret = Row(
         f"asha_saving.{name}.regret",
@@ -85,7 +87,7 @@ def rows_of(
     return [saving, regret]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Simulate and print."""
     arguments = parser(__doc__, "asha_saving")
     arguments.add_argument("--run-dir", type=Path, help="recorded curves: a run folder, or a CSV")
@@ -98,11 +100,14 @@ def main() -> None:
     arguments.add_argument("--slots", type=int, default=2, help="trials side by side")
     arguments.add_argument("--compare", action="store_true", help="other orders, one bracket over all, no noise")
     arguments.add_argument("--seed", type=int, default=0)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
     recorded = read_curves(args.run_dir) if args.run_dir else None
     source = "recorded" if recorded else "simulated"
     rows: list[Row] = []
     for num_rates in args.rates:
+        if recorded and num_rates > max(len({c.config_id for c in recorded if c.group == g.group}) for g in recorded):
+            rows.append(not_measured(f"asha_saving.recorded.{num_rates}_rates", "the recorded grid is smaller"))
+            continue
 
         def draw(noise: float = 0.004, num_rates: int = num_rates) -> list[list[Curve]]:
             rng = np.random.default_rng([args.seed, num_rates])
@@ -142,6 +147,7 @@ def main() -> None:
                 if not recorded:
                     add(f"{name}.no_noise", draw(noise=0.0))
     show(rows, as_json=args.json)
+    return 0
 
 
 def shuffled(curves: Sequence[Curve], permutation: Callable[[int], np.ndarray]) -> list[Curve]:
@@ -150,4 +156,4 @@ def shuffled(curves: Sequence[Curve], permutation: Callable[[int], np.ndarray]) 
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

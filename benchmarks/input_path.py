@@ -1,4 +1,4 @@
-"""The input path against the original's: images per second of one core, and the building of the cache (issue 5, item 1).
+"""The input path against the original's: images per second of one core, and building the cache (issue 5, item 1).
 
     python -m benchmarks.input_path                       # the real sample where it is, else drawn faces
 
@@ -7,8 +7,10 @@ Four comparisons, each with its peer in the same rounds, on one torch thread:
 - gather: rows of the cache at 224 px into (on CUDA: pinned) memory, against the original's work for an image: decode,
   Resize, RandomResizedCrop, flip, ColorJitter, ToTensor, Normalize;
 - augment: gather, draw and augment on the CPU at 64, 224 and 384 px, against the same;
-- build: the cache, written to disk and fsynced, against `Image.open(path).convert("RGB")` alone times the processes
-  that decode. At 64 px the resize costs as much as the decode; the peer has none, `with_resize` says what it has;
+- build: the cache, with the start of its processes, checksums, writes and fsync, against as many processes that only
+  do `Image.open(path).convert("RGB")`. At 64 px the resize costs as much as the decode, which that peer has not:
+  `cpu_ratio_with_resize` is against one that resizes too. With --work on a disk that is slower than the decoding, the
+  figure is the disk's; name a folder in memory to leave it out;
 - build memory: the largest decoding process when four times as many images are built.
 
 `ratio` is wall time against wall time. Where other programs use the cores `cpu_ratio` is the one to read.
@@ -16,20 +18,33 @@ Four comparisons, each with its peer in the same rounds, on one torch thread:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.inputs import data_root
-from benchmarks.measure import Row, Sample, interleave, not_measured, parser, rate_row, ratio_row, say, show, timed
+from benchmarks.measure import (
+    Row,
+    Sample,
+    interleave,
+    not_measured,
+    parser,
+    rate_row,
+    ratio_row,
+    say,
+    show,
+    summary,
+    timed,
+)
 from benchmarks.original import FaceDataset, train_transform
 from fairface_core.augment import augment, draw_params
 from fairface_core.batches import gather
@@ -100,55 +115,83 @@ def core_rows(paths: Sequence[str], work: Path, sizes: Sequence[int], rounds: in
         if size == 224:
             arms["gather"] = core.gather
         taken = interleave(arms, rounds=rounds)
-        facts = {"images_per_timing": core.count}
         if size == 224:
             rows.append(rate_row("input_path.gather@224", taken["gather"], taken["peer"], goal=GATHER_GOAL))
         name = f"input_path.augment@{size}.cpu"
-        rows.append(rate_row(name, taken["augment"], taken["peer"], goal=AUGMENT_GOAL, **facts))
+        rows.append(rate_row(name, taken["augment"], taken["peer"], goal=AUGMENT_GOAL, images_per_timing=core.count))
     return rows
 
 
-def build_row(paths: Sequence[str], work: Path, size_px: int, *, num_workers: int, rounds: int) -> Row:
-    """Compare building a cache with Pillow's decoding alone, on as many cores."""
+_DECODE = """
+import json, sys, time
+from PIL import Image
+paths, size_px = json.loads(sys.stdin.readline())
+print("ready", flush=True)
+sys.stdin.readline()
+used = time.process_time()
+for path in paths:
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    if size_px:
+        image.resize((size_px, size_px), Image.Resampling.BILINEAR)
+print(time.process_time() - used, flush=True)
+"""
+
+
+def pillow(paths: Sequence[str], num_processes: int, size_px: int | None = None) -> Sample:
+    """Time processes that decode a share of the images each, from when all of them have started.
+
+    Args:
+        paths: The images.
+        num_processes: How many at once.
+        size_px: Resize to this too.
+    """
+    with contextlib.ExitStack() as stack:
+        crowd = []
+        for number in range(num_processes):
+            process = subprocess.Popen(
+                [sys.executable, "-c", _DECODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            stack.enter_context(process)
+            crowd.append((process.stdin, process.stdout))
+            print(json.dumps([paths[number::num_processes], size_px]), file=process.stdin, flush=True)
+        for _, answers in crowd:
+            assert answers is not None and answers.readline() == "ready\n"
+        began = time.perf_counter()
+        for requests, _ in crowd:
+            print("go", file=requests, flush=True)
+        cpu_s = sum(float(answers.readline()) for _, answers in crowd if answers is not None)
+        return Sample(len(paths), time.perf_counter() - began, cpu_s)
+
+
+def build_row(paths: Sequence[str], work: Path, size_px: int, *, num_processes: int, rounds: int) -> Row:
+    """Compare building a cache with Pillow's decoding alone, in as many processes."""
     say(f"input_path: build at {size_px} px")
     folder = work / "build"
-    some = list(paths[:: max(1, len(paths) // 512)])
 
     def build() -> Sample:
         shutil.rmtree(folder, ignore_errors=True)
 
         def run() -> float:
-            return float(len(open_cache(paths, size_px, cache_dir=folder, num_workers=num_workers).images))
+            return float(len(open_cache(paths, size_px, cache_dir=folder, num_workers=num_processes).images))
 
         return timed(run)
 
-    def decode(resize: bool) -> Callable[[], Sample]:
-        def run() -> float:
-            for path in some:
-                with Image.open(path) as opened:
-                    image = opened.convert("RGB")
-                if resize:
-                    image.resize((size_px, size_px), Image.Resampling.BILINEAR)
-            return float(len(some))
-
-        return lambda: timed(run)
-
-    taken = interleave({"build": build, "peer": decode(False), "resized": decode(True)}, rounds=rounds)
-    ratios, cpu_ratios, resized = [], [], []
-    for own, peer, peer_resized in zip(taken["build"], taken["peer"], taken["resized"], strict=True):
-        ratios.append(own.rate / (peer.rate * num_workers))
-        cpu_ratios.append(own.cpu_rate / peer.cpu_rate)
-        resized.append(own.cpu_rate / peer_resized.cpu_rate)
-    return ratio_row(
+    arms = {
+        "build": build,
+        "pillow": lambda: pillow(paths, num_processes),
+        "resized": lambda: pillow(paths, num_processes, size_px),
+    }
+    taken = interleave(arms, rounds=rounds)
+    resized = [own.cpu_rate / peer.cpu_rate for own, peer in zip(taken["build"], taken["resized"], strict=True)]
+    return rate_row(
         f"input_path.build@{size_px}",
-        ratios,
+        taken["build"],
+        taken["pillow"],
         goal=BUILD_GOAL,
+        cpu_ratio_with_resize=summary(resized)[0],
         images=len(paths),
-        processes=num_workers,
-        images_per_s=float(np.median([sample.rate for sample in taken["build"]])),
-        pillow_images_per_s_per_core=float(np.median([sample.rate for sample in taken["peer"]])),
-        cpu_ratio=float(np.median(cpu_ratios)),
-        cpu_ratio_with_resize=float(np.median(resized)),
+        processes=num_processes,
     )
 
 
@@ -202,9 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     made = parser(__doc__, "input_path")
     made.add_argument("--root", help="data folder; `demo` draws faces [the real sample where it is, else demo]")
-    made.add_argument("--work", help="folder for caches [a temporary one]")
+    made.add_argument("--work", help="folder for caches [a temporary one]; its disk takes part in `build`")
     made.add_argument("--sizes", type=int, nargs="+", default=list(SIZES_PX), help="input sizes, pixels")
-    made.add_argument("--images", type=int, default=4096, help="images of a build, at most")
+    made.add_argument("--images", type=int, default=12_000, help="images of a build, at most")
     made.add_argument("--rounds", type=int, default=31, help="timings of each arm")
     made.add_argument("--build-rounds", type=int, default=5, help="builds of each size")
     made.add_argument("--build-processes", type=int, default=2, help="processes that decode")
@@ -213,10 +256,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="fairface-input-") as temporary:
         work = Path(flags.work) if flags.work else Path(temporary)
         root = data_root(flags.root, work, num_train=2048)
-        paths = [str(path) for path in sorted((root / "train").glob("*.jpg"))][: flags.images]
+        paths = [str(path) for path in sorted(root.glob("*/*.jpg"))][: flags.images]
         rows = core_rows(paths[:1024], work, flags.sizes, flags.rounds)
         for size_px in (224, 64):
-            rows.append(build_row(paths, work, size_px, num_workers=flags.build_processes, rounds=flags.build_rounds))
+            rows.append(build_row(paths, work, size_px, num_processes=flags.build_processes, rounds=flags.build_rounds))
         rows.append(memory_row(paths, work))
         rows.append(device_row(paths[:1024], work, flags.rounds))
     show(rows, as_json=flags.json)

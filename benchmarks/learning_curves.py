@@ -117,30 +117,38 @@ def write_csv(curves: Sequence[Curve], path: Path) -> None:
                 writer.writerow([curve.group, curve.config_id, curve.seed, epoch, f"{score:.6f}"])
 
 
-def parts_of(curves: Sequence[Curve], num_configs: int, rng: np.random.Generator, count: int) -> Iterator[list[Curve]]:
-    """Yield smaller grids of a recorded one: neighboring configurations of each group, seeds in any order.
+def parts_of(
+    curves: Sequence[Curve], num_configs: int, rng: np.random.Generator, count: int, *, num_groups: int = 4
+) -> Iterator[list[Curve]]:
+    """Yield sweeps made of a recorded grid: neighboring configurations of its groups, seeds in any order.
 
     Args:
         curves: A full grid, configurations in order of size.
         num_configs: Configurations a group.
-        rng: Picks the neighbors and the order of the seeds, apart for each group.
-        count: How many grids.
+        rng: Picks groups (again and again if there are fewer than asked for), neighbors and the order of the seeds.
+        count: How many sweeps.
+        num_groups: Groups a sweep.
     """
-    groups: dict[str, list[str]] = {}
+    grids: dict[str, dict[str, list[Curve]]] = {}
     for curve in curves:
-        of_group = groups.setdefault(curve.group, [])
-        if curve.config_id not in of_group:
-            of_group.append(curve.config_id)
-    seeds = sorted({curve.seed for curve in curves})
+        grids.setdefault(curve.group, {}).setdefault(curve.config_id, []).append(curve)
+    names = list(grids)
     for _ in range(count):
         part = []
-        for group, configs in groups.items():
-            first = int(rng.integers(len(configs) - num_configs + 1))
-            taken = configs[first : first + num_configs]
-            rank = dict(zip(rng.permutation(seeds).tolist(), range(len(seeds)), strict=True))
+        picked = rng.permutation(max(len(names), num_groups))[:num_groups] % len(names)
+        for place, pick in enumerate(picked):
+            grid = list(grids[names[pick]].values())
+            first = int(rng.integers(max(0, len(grid) - num_configs) + 1))
+            order = rng.permutation(len(grid[0])).tolist()
             part += [
-                replace(curve, seed=rank[curve.seed])
-                for curve in curves
-                if curve.group == group and curve.config_id in taken
+                replace(
+                    trials[order[rank]],
+                    trial_id=f"{place}-{trials[order[rank]].trial_id}",
+                    group=f"{place}-{trials[order[rank]].group}",
+                    config_id=f"{place}-{trials[order[rank]].config_id}",
+                    seed=rank,
+                )
+                for trials in grid[first : first + num_configs]
+                for rank in range(len(order))
             ]
         yield sorted(part, key=lambda curve: curve.seed)

@@ -12,6 +12,7 @@ same loops reach on constant batches, measured in the same rounds by as many pro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -94,11 +95,18 @@ class Contest:
         command += ["--root", str(self.root), "--backbones", *flags.backbones, "--image_size", str(flags.image_size)]
         command += ["--batch_size", str(flags.batch_size)]
         environment = {**self.environment, "OMP_NUM_THREADS": "1"}
-        running = [
-            subprocess.Popen([*command, "--slot", str(slot)], env=environment, cwd=_PROJECT, stdout=subprocess.PIPE)
-            for slot in range(flags.slots)
-        ]
-        told = [json.loads(process.communicate()[0]) for process in running]
+        with contextlib.ExitStack() as stack:
+            running = [
+                stack.enter_context(
+                    subprocess.Popen(
+                        [*command, "--slot", str(slot)], env=environment, cwd=_PROJECT, stdout=subprocess.PIPE
+                    )
+                )
+                for slot in range(flags.slots)
+            ]
+            for process in running:
+                stack.callback(process.kill)
+            told = [json.loads(process.communicate()[0]) for process in running]
         seconds = [sum(self._trial_s(rates[backbone]) for backbone in flags.backbones) for rates in told]
         return Sample(1, sum(seconds) / len(seconds) * len(flags.lrs) / flags.slots, 1.0)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,12 +122,12 @@ def rays(num_trials: int, num_groups: int, seed: int) -> np.ndarray:
     return np.array(took)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     arguments = parser(__doc__, "scheduler_decisions")
     arguments.add_argument("--trials", type=int, default=10_000)
     arguments.add_argument("--rounds", type=int, default=3)
-    args = arguments.parse_args()
+    args = arguments.parse_args(argv)
     rows: list[Row] = []
     gc.disable()
     for num_groups in (4, 1):
@@ -168,8 +168,10 @@ def main() -> None:
             )
         )
         rows.append(ratio_row(f"{name}.peer", peers, peer="Ray's AsyncHyperBandScheduler alone, mean time over ours"))
+    gc.enable()
     show(rows, as_json=args.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

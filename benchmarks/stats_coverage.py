@@ -277,7 +277,9 @@ def main() -> None:
     """Print a markdown table of all scenarios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="trials a scenario")
-    parser.add_argument("--num-resamples", type=int, default=200, help="bootstrap resamples a trial (the product: 2000)")
+    parser.add_argument(
+        "--num-resamples", type=int, default=200, help="bootstrap resamples a trial (the product: 2000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="scenarios whose name this pattern finds")
     args = parser.parse_args()

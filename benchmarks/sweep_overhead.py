@@ -20,11 +20,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.inputs import data_root
-from benchmarks.measure import Row, parser, ratio_row, say, show, summary
+from benchmarks.measure import Row, parser, processor_s, ratio_row, say, show, summary
 from benchmarks.timed_fit import TIMED_ENV, TIMES
 
 BAR_S = 0.25
@@ -43,8 +44,22 @@ resources: {{cpu: 1, gpu: 0, max_concurrent: {slots}}}
 """
 
 
-def overhead_s(kind: str, num_trials: int, root: Path, work: Path, *, epochs: int, slots: int) -> tuple[float, float]:
-    """Run one sweep; return (wall seconds minus the trials' own, wall seconds)."""
+class Overhead(NamedTuple):
+    """What one sweep took.
+
+    Attributes:
+        overhead_s: Wall seconds minus the trials' own.
+        wall_s: Wall seconds.
+        overhead_cpu_s: Processor seconds of the driver and all that it started and ended, minus the trials' own.
+    """
+
+    overhead_s: float
+    wall_s: float
+    overhead_cpu_s: float
+
+
+def measure_once(kind: str, num_trials: int, root: Path, work: Path, *, epochs: int, slots: int) -> Overhead:
+    """Run one sweep and take the trials' own time off."""
     storage = Path(tempfile.mkdtemp(prefix=f"{kind}-{num_trials}-", dir=work))
     space = storage / "overhead.yaml"
     seeds = list(range(num_trials))
@@ -56,26 +71,28 @@ def overhead_s(kind: str, num_trials: int, root: Path, work: Path, *, epochs: in
         "FAIRFACE_CACHE_DIR": str(work / "cache"),
     }
     command = [sys.executable, "-c", _RUN, "--space", str(space), "--root", str(root), "--storage", str(storage)]
-    began = time.perf_counter()
+    cpu, began = processor_s(), time.perf_counter()
     run = subprocess.run(command, env=environment, cwd=_PROJECT, capture_output=True, text=True, check=False)
-    wall_s = time.perf_counter() - began
+    wall_s, cpu_s = time.perf_counter() - began, processor_s() - cpu
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     folders = sorted((storage / "overhead" / "trials").iterdir())
     assert len(folders) == num_trials, (len(folders), num_trials)
-    own_s = sum(float(line) for folder in folders for line in (folder / TIMES).read_text("utf-8").split())
-    return wall_s - own_s / slots, wall_s
+    lines = [line for folder in folders for line in (folder / TIMES).read_text("utf-8").splitlines()]
+    own_s, own_cpu_s = np.array([line.split() for line in lines], float).sum(axis=0)
+    return Overhead(wall_s - own_s / slots, wall_s, cpu_s - own_cpu_s)
 
 
 def measure(
     kind: str, counts: Sequence[int], root: Path, work: Path, *, rounds: int, epochs: int, slots: int
 ) -> list[Row]:
     """Measure sweeps of several sizes in turn."""
-    taken: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
+    taken: dict[int, list[Overhead]] = {count: [] for count in counts}
     for _ in range(rounds):
         for count in counts:
             say(f"sweep_overhead: {kind}, {count} trials")
-            taken[count].append(overhead_s(kind, count, root, work, epochs=epochs, slots=slots))
-    extra = {count: np.array([over for over, _ in values]) for count, values in taken.items()}
+            taken[count].append(measure_once(kind, count, root, work, epochs=epochs, slots=slots))
+    extra = {count: np.array([one.overhead_s for one in values]) for count, values in taken.items()}
+    cpu = {count: np.array([one.overhead_cpu_s for one in values]) for count, values in taken.items()}
     rows = [
         ratio_row(
             f"sweep_overhead.{kind}.{count}_trials",
@@ -84,7 +101,8 @@ def measure(
             sense="<=",
             overhead_s_per_trial=float(np.median(extra[count] / count)),
             overhead_s=float(np.median(extra[count])),
-            wall_s=summary([wall for _, wall in taken[count]])[0],
+            overhead_cpu_s=float(np.median(cpu[count])),
+            wall_s=summary([one.wall_s for one in taken[count]])[0],
             epochs=epochs,
             slots=slots,
         )
@@ -99,6 +117,7 @@ def measure(
                 goal=1.0,
                 sense="<=",
                 s_per_further_trial=float(np.median(slope)),
+                cpu_s_per_further_trial=float(np.median((cpu[large] - cpu[small]) / (large - small))),
             )
         )
     if len(slopes) > 1:

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.metrics import confusion, f1_per_class
@@ -25,6 +24,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927; without
     continuity correction, as `scipy.stats` computes it.
     """
+    # Imported here: it takes 0.6 s, and a run has no need of it before its first epoch is scored.
+    from scipy import stats
+
     interval = stats.binomtest(right, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 

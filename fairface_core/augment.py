@@ -2,7 +2,10 @@
 
 The transforms are torchvision's Resize to a square, RandomResizedCrop, RandomHorizontalFlip, ColorJitter(0.2, 0.2,
 0.1, 0.02) and Normalize. torchvision draws one parameter set per call, also for a batch, and its hue goes through HSV:
-6 ms an image on the CPU. Here each image has its own parameters and hue takes 26 passes over one color plane.
+6 ms an image on the CPU. Here each image has its own parameters, and hue takes 23 passes over one color plane (0.2 ms).
+
+Colors are floats throughout, as in torchvision's tensor functions. The original used its Pillow functions, which cut to
+whole gray levels after each step: its images are about one level (0.5 %) darker, and its hue moves in steps of 1/255.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ JITTER = (0.2, 0.2, 0.1, 0.02)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # torchvision's weights of R, G, B in `rgb_to_grayscale` (ITU-R 601-2).
 _GRAY = (0.2989, 0.587, 0.114)
-# Floats of one chunk on the CPU: half of a common 1 MiB second-level cache.
+# Floats of one chunk on the CPU, half of a common 1 MiB second-level cache: at 64 px twice as much or half as much
+# took 1.2 to 1.4 times as long.
 _CPU_CHUNK = 2**17
 
 
@@ -147,7 +151,9 @@ def prepare_eval(images: Tensor, out_px: int) -> Tensor:
     Returns:
         float32 [B, 3, out_px, out_px].
     """
-    return normalize(resize(images, out_px).float())
+    pixels = resize(images, out_px).float()
+    # Plane by plane: in channels_last the CPU takes three times as long to normalize at 224 px.
+    return normalize(pixels.contiguous() if pixels.device.type == "cpu" else pixels)
 
 
 def resize(images: Tensor, size_px: int) -> Tensor:

@@ -85,10 +85,7 @@ def relative_cost(config: Mapping[str, Any]) -> float:
     spec = BACKBONES[config["backbone"]]
     size = input_size(spec.name, config.get("image_size"))
     return (
-        (config.get("epochs") or 1)
-        * (config.get("limit_train") or 86_744)
-        * spec.gmac
-        * (size / spec.image_size) ** 2
+        (config.get("epochs") or 1) * (config.get("limit_train") or 86_744) * spec.gmac * (size / spec.image_size) ** 2
     )
 
 
@@ -161,11 +158,7 @@ def _download(backbone: str, path: Path, url: str, digest_prefix: str) -> None:
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(file)
-        )
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
 
 def _digest(file: Any) -> str:

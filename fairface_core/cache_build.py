@@ -39,6 +39,8 @@ BUILDING = "building-"
 _IMAGES_PER_PROCESS = 512
 # Images that a process is asked for at a time: 20 ms of work, so all end together.
 _SPAN = 64
+# One write for so many images takes two thirds of the time of one write each (ext4, 224 px).
+_IMAGES_PER_WRITE = 16
 
 
 def bytes_per_image(size_px: int) -> int:
@@ -114,21 +116,26 @@ def decode_rows(
         `crc`: [row, crc32] of each image written; `bad`: [row, reason] of each one refused; `large`: rows left out.
     """
     reply: dict[str, Any] = {"crc": [], "bad": [], "large": []}
+    waiting: list[bytes] = []
     for row, path in enumerate(paths, first_row):
         try:
             image = decode_image(path, allow_large=allow_large)
-        except LargeImage:
-            reply["large"].append(row)
-            continue
         except ImageError as error:
-            reply["bad"].append([row, error.reason])
+            _write_before(handle, row, waiting)
+            if isinstance(error, LargeImage):
+                reply["large"].append(row)
+            else:
+                reply["bad"].append([row, error.reason])
             continue
         if image.size != (size_px, size_px):
             # What torchvision's Resize((S, S)) does to a PIL image.
             image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
         pixels = image.tobytes()
-        _write_at(handle, pixels, row * len(pixels))
         reply["crc"].append([row, zlib.crc32(pixels)])
+        waiting.append(pixels)
+        if len(waiting) == _IMAGES_PER_WRITE:
+            _write_before(handle, row + 1, waiting)
+    _write_before(handle, first_row + len(paths), waiting)
     return reply
 
 
@@ -254,21 +261,32 @@ def _serve(target: str, size_px: int) -> None:
     """Answer the requests on stdin until it closes, as it does when the parent is killed."""
     # Ctrl-C reaches the whole group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Path(target).open("r+b", buffering=0) as file:
+    with Path(target).open("r+b", buffering=0) as file, contextlib.suppress(BrokenPipeError):
         for line in sys.stdin:
             first_row, paths = json.loads(line)
             try:
                 reply = decode_rows(paths, first_row, size_px, file.fileno())
             except OSError as error:
                 reply = {"errno": error.errno, "error": error.strerror or str(error)}
-            print(json.dumps(reply), flush=True)
+            # Not through sys.stdout, which would try again at exit.
+            os.write(1, (json.dumps(reply) + "\n").encode())
 
 
-def _write_at(handle: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(handle, view, offset)
-        view, offset = view[written:], offset + written
+def _write_before(handle: int, row: int, waiting: list[bytes]) -> None:
+    """Write consecutive images that end before a row, and forget them."""
+    if not waiting:
+        return
+    offset = (row - len(waiting)) * len(waiting[0])
+    parts = [memoryview(pixels) for pixels in waiting]
+    waiting.clear()
+    while parts:
+        written = os.pwritev(handle, parts, offset)
+        offset += written
+        # A disk that runs full takes a part; the next call then says so.
+        while parts and written >= len(parts[0]):
+            written -= len(parts.pop(0))
+        if written:
+            parts[0] = parts[0][written:]
 
 
 def _available_cores() -> int:

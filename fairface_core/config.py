@@ -31,9 +31,7 @@ def _field(default: Any, text: str, *, tunable: bool = False, identity: bool = T
         identity: Whether it can change the trained weights. Only such fields enter `digest()`.
         **limits: pydantic bounds (gt, ge, le, ...).
     """
-    return Field(
-        default, description=text, json_schema_extra={"tunable": tunable, "identity": identity}, **limits
-    )
+    return Field(default, description=text, json_schema_extra={"tunable": tunable, "identity": identity}, **limits)
 
 
 class TrainConfig(BaseModel):
@@ -80,18 +78,14 @@ class TrainConfig(BaseModel):
     eval_batch_size: int | None = _field(None, "images per evaluation pass", identity=False, ge=1)
     lr: float = _field(3e-4, "peak learning rate of AdamW", tunable=True, gt=0, allow_inf_nan=False)
     weight_decay: float = _field(1e-4, "weight decay of AdamW", tunable=True, ge=0, allow_inf_nan=False)
-    age_loss_weight: float = _field(
-        0.5, "weight of the age loss; gender gets the rest", tunable=True, ge=0, le=1
-    )
-    seed: int = _field(
-        42, "seed of initialisation, epoch order and augmentation", tunable=True, ge=0, le=2**32 - 1
-    )
+    age_loss_weight: float = _field(0.5, "weight of the age loss; gender gets the rest", tunable=True, ge=0, le=1)
+    seed: int = _field(42, "seed of initialisation, epoch order and augmentation", tunable=True, ge=0, le=2**32 - 1)
 
     # Machine.
     device: Literal["auto", "cuda", "mps", "cpu"] = _field(
         "auto", "auto takes cuda, then mps, then cpu", identity=False
     )
-    num_workers: int = _field(8, "threads that decode images while the cache is built", identity=False, ge=0)
+    num_workers: int = _field(8, "processes that decode images while the cache is built", identity=False, ge=0)
     no_amp: bool = _field(False, "train in float32 on CUDA too", tunable=True)
     amp_dtype: Literal["auto", "bf16", "fp16"] = _field("auto", "bf16 where the GPU has it, else fp16")
     channels_last: Literal["auto", "on", "off"] = _field("auto", "memory format; auto asks the backbone")
@@ -101,9 +95,7 @@ class TrainConfig(BaseModel):
     )
 
     # Outputs.
-    out_dir: str = _field(
-        "runs/fairface_mt", "folder or object-store URI of this run's outputs", identity=False
-    )
+    out_dir: str = _field("runs/fairface_mt", "folder or object-store URI of this run's outputs", identity=False)
     results_csv: str | None = _field(
         "runs/benchmark_results.csv", "benchmark CSV that gets this run's row", identity=False
     )
@@ -117,9 +109,7 @@ class TrainConfig(BaseModel):
     def digest(self) -> str:
         """Return 12 hex digits that change when, and only when, a result-changing field does."""
         names = identity_fields()
-        text = json.dumps(
-            {k: v for k, v in self.model_dump(mode="json").items() if k in names}, sort_keys=True
-        )
+        text = json.dumps({k: v for k, v in self.model_dump(mode="json").items() if k in names}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def replace(self, **changes: Any) -> TrainConfig:
@@ -164,9 +154,7 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
     from fairface_core.backbones import BACKBONES, check_image_size
 
     problems = [
-        unknown_key(where, key, TrainConfig.model_fields)
-        for key in values
-        if key not in TrainConfig.model_fields
+        unknown_key(where, key, TrainConfig.model_fields) for key in values if key not in TrainConfig.model_fields
     ]
     known = {key: value for key, value in values.items() if key in TrainConfig.model_fields}
     config: TrainConfig | None = None
@@ -180,8 +168,7 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
     name = known.get("backbone")
     if isinstance(name, str) and name not in BACKBONES:
         problems.append(
-            f"{where}: backbone = {name!r} is not known{nearest(name, BACKBONES)}; "
-            f"accepted: {', '.join(BACKBONES)}"
+            f"{where}: backbone = {name!r} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
         )
     elif config is not None and (problem := check_image_size(config.backbone, config.image_size)):
         problems.append(f"{where}: {problem}")
@@ -222,9 +209,7 @@ def add_flags(parser: argparse.ArgumentParser, *, only: Sequence[str] | None = N
         if annotation is bool:
             parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
         elif typing.get_origin(annotation) is tuple:
-            parser.add_argument(
-                f"--{name}", action="append", default=argparse.SUPPRESS, help=text, metavar="DIR"
-            )
+            parser.add_argument(f"--{name}", action="append", default=argparse.SUPPRESS, help=text, metavar="DIR")
         else:
             choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else None
             parser.add_argument(
@@ -244,9 +229,7 @@ def _metavar(annotation: Any) -> str:
 
 def config_from_flags(namespace: argparse.Namespace, *, where: str = "command line") -> TrainConfig:
     """Build a TrainConfig from the flags that `add_flags` made; other attributes are ignored."""
-    return make_config(
-        {k: v for k, v in vars(namespace).items() if k in TrainConfig.model_fields}, where=where
-    )
+    return make_config({k: v for k, v in vars(namespace).items() if k in TrainConfig.model_fields}, where=where)
 
 
 def default_cache_dir() -> Path:

@@ -88,9 +88,7 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
         position = cache.rows(rows.path)
         skipped += [f"{rows.csv_name}:{line}" for line in rows.line[position < 0]]
         joined[name] = Split(rows.take(np.flatnonzero(position >= 0)), position[position >= 0])
-    empty = [
-        name for name, split in joined.items() if len(split) < (MIN_TRAIN_ROWS if name == "train" else 1)
-    ]
+    empty = [name for name, split in joined.items() if len(split) < (MIN_TRAIN_ROWS if name == "train" else 1)]
     if empty:
         raise DataError([f"{name}: too few images are left to go on ({len(joined[name])})" for name in empty])
     digest = manifest.digest if not skipped else _digest_with_skips(manifest.digest, skipped)

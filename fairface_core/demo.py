@@ -23,7 +23,7 @@ from fairface_core.errors import ConfigError, DataError, StorageError
 from fairface_core.faces import draw_face
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
-# Sized for the quickstart: vit_b_16 trains 23 images/s at 64 px on 2 cores.
+# Sized for a quickstart on 2 cores, where the slowest backbone trains 23 images/s at 64 px.
 NUM_TRAIN = 270
 NUM_VAL = 180
 IMAGE_PX = 64

@@ -23,9 +23,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device = 'cuda': torch sees no GPU here; use --device cpu, or check driver and torch build"
-        )
+        raise ConfigError("device = 'cuda': torch sees no GPU here; use --device cpu, or check driver and torch build")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device = 'mps': not available here; use --device cpu")
     return torch.device(name)
@@ -45,9 +43,7 @@ def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype |
 
 def choose_memory_format(config: TrainConfig) -> torch.memory_format:
     """Return channels_last where it was measured faster (BackboneSpec), unless the config decides."""
-    wanted = {"on": True, "off": False, "auto": BACKBONES[config.backbone].channels_last}[
-        config.channels_last
-    ]
+    wanted = {"on": True, "off": False, "auto": BACKBONES[config.backbone].channels_last}[config.channels_last]
     return torch.channels_last if wanted else torch.contiguous_format
 
 

@@ -179,6 +179,7 @@ def divide(config: TrainConfig, labels: Labels) -> Manifest:
         "split_seed": config.split_seed,
         "rows": {name: len(rows) for name, rows in parts.items()},
         "csv_rows": {name: labels.csv(name).num_csv_rows for name in ("train", "val")},
+        "columns": {name: labels.csv(name).columns for name in ("train", "val")},
         "repaired": dict(sorted((labels.train.repaired + labels.val.repaired).items())),
         "repeated_rows": labels.train.repeated_rows + labels.val.repeated_rows,
         "blank_rows": labels.train.blank_rows + labels.val.blank_rows,

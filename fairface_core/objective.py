@@ -70,11 +70,8 @@ class Objective:
             totals: `totals()` of the whole batch. A micro-batch is a part of it: the losses of all parts then sum
                 to the loss of the batch exactly, which separate weighted means would not.
         """
-        age_loss = (
-            functional.cross_entropy(age_logits.float(), age, self.age_weights, reduction="sum") / totals[0]
-        )
+        age_loss = functional.cross_entropy(age_logits.float(), age, self.age_weights, reduction="sum") / totals[0]
         gender_loss = (
-            functional.cross_entropy(gender_logits.float(), gender, self.gender_weights, reduction="sum")
-            / totals[1]
+            functional.cross_entropy(gender_logits.float(), gender, self.gender_weights, reduction="sum") / totals[1]
         )
         return self.age_loss_weight * age_loss + (1.0 - self.age_loss_weight) * gender_loss

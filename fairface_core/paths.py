@@ -24,7 +24,8 @@ SEARCHED = ("", "train/", "val/", "images/")
 _MAX_LINKS = 40  # what Linux allows in one lookup
 # Names that need no normalization: no ".", "..", "~", scheme, backslash or doubled slash can hide in them.
 _PLAIN = re.compile(r"[A-Za-z0-9_][\w. -]*(?:/[A-Za-z0-9_][\w. -]*)*", re.ASCII)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_NO_LEAF = frozenset({"", ".", ".."})
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|(?:data|file):", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -97,13 +98,15 @@ class ImageFinder:
         Args:
             text: The cell of the image column.
         """
-        name = text if _PLAIN.fullmatch(text) else self._normal(text)
+        plain = _PLAIN.fullmatch(text) is not None
+        if plain and (found := self._search(text, text, True)) is not None:  # all of FairFace ends here
+            return found
+        name = text if plain else self._normal(text)
         if isinstance(name, Refusal):
             return Location(text, text, "", name)
         for spelling in (name,) if name.isascii() else _unicode_forms(name):
             for listed in (True, False):
-                found = self._search(name, spelling, listed)
-                if found is not None:
+                if (found := self._search(name, spelling, listed)) is not None:
                     return found
         searched = ", ".join(self._searched[: len(SEARCHED)])
         return Location(name, name, "", Refusal("missing images", f"is in none of the searched folders ({searched})"))
@@ -174,22 +177,26 @@ class ImageFinder:
                 return path, None
             if kind != "link":
                 return "", Refusal("unreadable images", f"is {kind}, not a regular file")
-            target = os.readlink(path)
-            if not target.startswith("/"):
+            try:
+                target = os.readlink(path)
+            except OSError as error:
+                return "", Refusal("unreadable images", f"is a link that cannot be read ({error.strerror})")
+            if target[:1] != "/":
                 target = path[: path.rindex("/") + 1] + target
             head, _, leaf = target.rpartition("/")
             if head in self._link_heads:
                 folder = self._link_heads[head]
             else:
                 folder = self._link_heads[head] = self._open(os.path.realpath(head + "/"))
-            if leaf in ("", ".", ".."):
+            if leaf in _NO_LEAF:
                 return "", Refusal("unreadable images", "is a link to a folder, not a regular file")
             if folder is not None and folder.refusal is not None:
                 return "", folder.refusal
-            found = None if folder is None else folder.kinds.get(leaf) or _kind_of(folder.prefix + leaf)
-            if folder is None or found is None:
+            path = "" if folder is None else folder.prefix + leaf
+            found = None if folder is None else folder.kinds.get(leaf) or _kind_of(path)
+            if found is None:
                 return "", Refusal("missing images", f"is a link to {target}, which does not exist")
-            path, kind = folder.prefix + leaf, found
+            kind = found
         return "", Refusal("unreadable images", "is a link that leads round in a circle")
 
     def _normal(self, text: str) -> str | Refusal:

@@ -214,6 +214,23 @@ def write_history(folder: Folder, history: Sequence[EpochReport]) -> None:
     folder.write("history.csv", csv_bytes(names, [dataclasses.asdict(epoch) for epoch in history]))
 
 
+def read_history(folder: Folder) -> list[EpochReport]:
+    """Read `history.csv`; a row that is not whole ends it.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+    """
+    history: list[EpochReport] = []
+    for row in csv.DictReader(io.StringIO(folder.read("history.csv").decode("utf-8", "replace"), newline="")):
+        try:
+            values: dict[str, Any] = {f.name: float(row[f.name]) for f in dataclasses.fields(EpochReport)}
+            values |= {name: int(row[name]) for name in ("epoch", "best_epoch")}
+            history.append(EpochReport(**values))
+        except (KeyError, TypeError, ValueError):
+            break
+    return history
+
+
 def csv_bytes(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Return CSV text (UTF-8, LF) whose floats read back to the same bits; None and absent are empty."""
     buffer = io.StringIO()

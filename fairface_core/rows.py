@@ -238,7 +238,8 @@ class _Reader:
                 kind, said = f"unknown {role} labels", f"{column} {shown(cell)} is not one of the {role} labels"
                 if not cell.strip():
                     kind, said = f"empty {role} cells", f"{column} is empty"
-                self.problems.add(kind, f"{self._where(row)}: {said}: {', '.join(accepted)}; correct or remove the row")
+                advice = f"accepted: {', '.join(accepted)}; correct or remove the row"
+                self.problems.add(kind, f"{self._where(row)}: {said}; {advice}")
         return age is not None and gender is not None
 
     def _note_conflict(self, row: int, first: int, text: str) -> None:
@@ -294,5 +295,5 @@ def digest_lines(labels: LabelFile) -> str:
     races = [""] * len(labels.rows) if labels.rows.race is None else labels.rows.race.tolist()
     rows = zip(labels.names, labels.rows.age.tolist(), labels.rows.gender.tolist(), races, strict=True)
     return unicodedata.normalize(
-        "NFC", "\n".join(f"{name}\x1f{age}\x1f{gender}\x1f{race}" for name, age, gender, race in rows)
+        "NFC", "\n".join(f"{name!r} {age} {gender} {race!r}" for name, age, gender, race in rows)
     )

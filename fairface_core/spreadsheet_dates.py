@@ -173,6 +173,8 @@ def _with_month_name(text: str) -> list[_Parts]:
     numbers = []
     for token in _TOKEN.findall(text):
         if token.isdigit():
+            if len(token) > 4:  # neither day nor year; int() and datetime cannot take any length
+                return []
             numbers.append(int(token))
             continue
         word = _fold(token)

@@ -167,7 +167,9 @@ class Folder:
         try:
             filesystem, prefix = fs.FileSystem.from_uri(self.uri)
         except (OSError, ValueError) as error:
-            raise StorageError(f"cannot open {self.uri}: {error}; accepted: what pyarrow's file systems take") from error
+            raise StorageError(
+                f"cannot open {self.uri}: {error}; accepted: what pyarrow's file systems take"
+            ) from error
         return filesystem, prefix.rstrip("/")
 
 

@@ -12,9 +12,7 @@ from fairface_core.console import progress_bar, run_command
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; its flags are generated from TrainConfig."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fairface_core.train", description=__doc__, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="python -m fairface_core.train", description=__doc__, allow_abbrev=False)
     add_flags(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser

@@ -52,7 +52,7 @@ def benchmark_rows(run: RunRecord) -> pd.DataFrame:
 
 
 def _benchmark_row(run: RunRecord, record: TrialRecord) -> dict[str, Any]:
-    out_dir = run.folder.sub("trials", record.trial_id).uri
+    out_dir = f"{run.location}/trials/{record.trial_id}"
     defaults = {name: TrainConfig.model_fields[name].default for name in CONTRACT_FIELDS}
     row: dict[str, Any] = {name: record.config.get(name, default) for name, default in defaults.items()}
     row |= {"out_dir": out_dir, "mean_f1": record.best_mean_f1}
@@ -119,7 +119,7 @@ def rebuild(folder: Folder) -> RunRecord:
 
 def csv_of(frame: pd.DataFrame) -> bytes:
     """Return a table as CSV text (UTF-8, LF) whose floats read back to the same bits."""
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    return frame.to_csv(index=False, lineterminator="\n").encode(errors="replace")
 
 
 @contextlib.contextmanager
@@ -130,7 +130,8 @@ def one_writer(folder: Folder, name: str) -> Iterator[None]:
     there a file is at worst one trial behind until it is written next.
     """
     path = folder.path()
-    if path is None or not path.is_dir():
+    # Without a plan it is no run folder: the reader will say so, and no file is to appear in it.
+    if path is None or not (path / "plan.json").is_file():
         yield
         return
     from filelock import FileLock

@@ -19,12 +19,13 @@ from sweep.trial_plots import axis_words
 from sweep.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&])")
+# Also at the start of a line, where they would begin a list or a title; an underscore within a word means nothing.
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|^[-+#=]|(?<!\w)_|_(?!\w))")
 _PROVENANCE = ("code_digest", "git_commit", "python", "versions", "device_name", "data_digest")
 
 
 def card_name(run: RunRecord, group: str) -> str:
-    """Return the file name of a group's card: `model_card_resnet50.md`."""
+    """Return the file name of a group's card: `model_card_<group>.md`, in safe characters."""
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:80] for name in run.groups]
     name = names[run.groups.index(group)]
     suffix = "" if names.count(name) == 1 else f"_{run.groups.index(group)}"
@@ -58,8 +59,16 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
     )  # fmt: skip
 
 
+class Verbatim(str):
+    """Text that needs no escape: a name of ours, or a trial id, which the plan's reader holds to safe characters."""
+
+    __slots__ = ()
+
+
 def escape_markdown(value: Any) -> str:
     """Return a value as text that Markdown shows as it is, on one line: a run folder may hold anything."""
+    if isinstance(value, Verbatim):
+        return value
     text = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(value))
     return _MARKDOWN.sub(r"\\\1", text)
 
@@ -79,5 +88,6 @@ def _environment() -> Environment:
     for name in ("number", "settings", "score", "span", "percent", "millions", "quantity", "duration", "counted"):
         environment.filters[name] = getattr(wording, name)
     environment.filters["axis_words"] = axis_words
+    environment.filters["verbatim"] = Verbatim
     environment.filters["mean"] = lambda values: sum(values) / len(values)
     return environment

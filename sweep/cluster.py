@@ -138,7 +138,7 @@ def prepare(address: str | None) -> None:
     if "ray" in sys.modules:
         # Imported earlier in this process, by a notebook or a test: the switches were read then.
         from ray._private import ray_constants
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
 
         ray_constants.ENABLE_RAY_CLUSTER = address is not None
         Config.initialize("")
@@ -183,12 +183,14 @@ def connected(
             raise ConfigError(_why_not(address, error)) from error
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        # The client's context, which Ray's types allow for, has no address_info; a driver's always has.
+        info: dict[str, Any] = context.address_info  # type: ignore[attr-defined]
         if address is None:
-            _assert_loopback(context.address_info["node_ip_address"])
+            _assert_loopback(info["node_ip_address"])
         url = context.dashboard_url
         yield Cluster(
             joined=address is not None,
-            address=str(context.address_info["gcs_address"]),
+            address=str(info["gcs_address"]),
             nodes=live_nodes(),
             dashboard=f"http://{url}" if url else None,
             token_hint=_token_hint(),

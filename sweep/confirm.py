@@ -113,9 +113,7 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
     alive = (s for s in ranked if not all(t.lost for t in s.trials))
     winner = next(alive, None) if over else None
     to_confirm = (
-        {t.trial_id for t in winner.trials if t.status != "completed" and not t.lost}
-        if winner and confirm
-        else set()
+        {t.trial_id for t in winner.trials if t.status != "completed" and not t.lost} if winner and confirm else set()
     )
     # Until one full run of the winner exists, all its seeds may still fail and the next configuration be needed.
     closed = over and (not confirm or winner is None or _has_full_run(winner))

@@ -192,7 +192,7 @@ class PlanSearcher(Searcher):
         super().__init__()
         self._events = events
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the config of the next leg, None while there is none to hand over."""
         with _breaking():
             return self._events.next_config(trial_id)
@@ -243,7 +243,12 @@ class _Events(tune.Callback):
         trial = leg.trial
         key = f"{trial.folder.uri}#{leg.number}"
         self._flights[ray_id] = _Flight(leg, key.encode())
-        task = dataclasses.replace(self._tasks[trial.trial_id], attempt=trial.attempts, halvings=trial.halvings)
+        task = dataclasses.replace(
+            self._tasks[trial.trial_id],
+            attempt=trial.attempts,
+            halvings=trial.halvings,
+            epochs_heard=len(trial.scores),
+        )
         return {
             TRIAL_ID_KEY: trial.trial_id,
             GROUP_KEY: trial.group,

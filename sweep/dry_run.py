@@ -122,7 +122,7 @@ def _trial_table(trials: Sequence[PlannedTrial], max_rows: int) -> RenderableTyp
     lines = [f"  {trial.trial_id}{'' if trial.explores else '   (if its configuration wins)'}" for trial in shown]
     if len(shown) < len(trials):
         lines.append(f"  ... and {len(trials) - len(shown):,} more, all in plan.json once the sweep starts")
-    return Text("\n".join(["In the order in which they start:", *lines, ""]))
+    return Text("\n".join(["Trials, the longest first:", *lines, ""]))
 
 
 def _cost_lines(plan: Plan, estimate: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweep.leaderboard import Board
 from sweep.records import RunRecord, TrialRecord
-from sweep.wording import counted, duration, listing, number, quantity, shortened
+from sweep.wording import counted, duration, listing, number, percent, quantity, shortened
 
 _PROTOCOLS = {
     "seed": "The validation CSV is split into 80 % validation and 20 % test, stratified by age group and gender, by a "
@@ -39,7 +39,7 @@ def tiles(board: Board) -> list[tuple[str, str, str]]:
             f"{len(board.ranked):,} with the full budget of {counted(run.epochs, 'epoch')}",
         ),
         ("Seeds", f"{len(seeds)}", listing([str(seed) for seed in seeds[:5]]) + ("…" if len(seeds) > 5 else "")),
-        ("Epochs trained", f"{spent:,}", f"{spent / worst:.0%} of the {worst:,} of a sweep without stops"),
+        ("Epochs trained", f"{spent:,}", f"{percent(spent / worst)} of the {worst:,} without early stops"),
     ]
     if hours:
         tiles.append(("GPU-hours", quantity(hours), "training and validation, all trials"))
@@ -105,13 +105,13 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
     return [row for row in rows if row[1]]
 
 
-def provenance(run: RunRecord) -> list[tuple[str, str]]:
-    """Return (name, value) of what made the results: the sweep's own facts, then those of its trials."""
-    rows = flat({key: value for key, value in run.sweep.items() if key not in ("schema_version", "name", "scheduler")})
+def provenance(run: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what made the results, (name, value) under two titles: the sweep's own facts, and those of its trials."""
+    sweep = {"space_digest": run.plan.space_digest, **run.sweep}
+    sweep.pop("schema_version", None)
     facts = (record.report.get("provenance", {}) for record in run.records if record.report)
     trials = common({k: v for k, v in fact.items() if k not in _PER_TRIAL_FACTS} for fact in facts)
-    rows += [(f"trials: {key}", value) for key, value in trials]
-    return [*rows, ("space digest", run.plan.space_digest)]
+    return [("Sweep", flat(sweep)), ("Trials", trials)]
 
 
 def data_facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -135,20 +135,26 @@ def common(facts: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
+def _plain(name: str, item: Any) -> str:
+    if isinstance(item, int) and not isinstance(item, bool) and "seed" not in name:
+        return f"{item:,}"
+    return "none" if item is None else number(item)
+
+
 def flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
-    """Return nested facts as lines, `versions torch` -> `2.14.1`."""
+    """Return nested facts as lines: `rows` -> `test 2,191, train 86,744, val 8,763`, `session 1 started` -> ..."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix} {key}".strip().replace("_", " ")
-        if isinstance(item, Mapping) and depth < 3:
+        if isinstance(item, Mapping) and item and not any(isinstance(part, Mapping | list) for part in item.values()):
+            rows.append((name, ", ".join(f"{k} {_plain(k, part)}" for k, part in [*item.items()][:_MAX_PARTS])))
+        elif isinstance(item, Mapping) and depth < 3:
             rows += flat(item, name, depth + 1)
         elif isinstance(item, list | tuple) and item and all(isinstance(part, Mapping) for part in item) and depth < 3:
             for position, part in enumerate(item[:_MAX_PARTS], start=1):
                 rows += flat(part, f"{name.removesuffix('s')} {position}", depth + 1)
         elif isinstance(item, list | tuple):
             rows.append((name, ", ".join(str(part) for part in item[:_MAX_PARTS]) or "none"))
-        elif isinstance(item, int) and not isinstance(item, bool):
-            rows.append((name, f"{item:,}" if "seed" not in name else str(item)))
         elif item is not None:
-            rows.append((name, number(item)))
+            rows.append((name, _plain(name, item)))
     return [(shortened(name, 200), shortened(text)) for name, text in rows[:_MAX_FACTS]]

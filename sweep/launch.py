@@ -284,8 +284,8 @@ def _ray_dir(run: Folder) -> Iterator[Path]:
     """Return an empty folder for Ray's own state: in the run folder if that is on a disk. It is never read."""
     path = run.path()
     if path is None:
-        with tempfile.TemporaryDirectory(prefix="fairface-tune-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="fairface-tune-", ignore_cleanup_errors=True) as temporary:
+            yield Path(temporary)
         return
     folder = path / RAY_DIR
     if folder.is_symlink():

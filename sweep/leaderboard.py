@@ -66,8 +66,15 @@ class Configuration:
 
     @property
     def shown(self) -> tuple[TrialRecord, ...]:
-        """The runs that its row is about: the full ones where it is ranked, else all that have a report."""
-        return self.full if self.complete else tuple(r for r in self.records if r.report is not None)
+        """The runs that its row is about: the full ones where it is ranked, else those that got furthest.
+
+        Seeds that were stopped at different rungs are not averaged: their scores differ by their epochs most of all.
+        """
+        if self.complete:
+            return self.full
+        reported = [record for record in self.records if record.report is not None]
+        furthest = max((record.epochs_trained for record in reported), default=0)
+        return tuple(record for record in reported if record.epochs_trained == furthest)
 
     @property
     def best(self) -> TrialRecord | None:
@@ -111,7 +118,7 @@ class Configuration:
         words = []
         for fate, seeds in parts.items():
             if len(seeds) == len(self.records) > 1:
-                words.append(f"all {len(seeds)} seeds {fate}")
+                words.append(f"both seeds {fate}" if len(seeds) == 2 else f"all {len(seeds)} seeds {fate}")
             else:
                 words.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}")
         return "; ".join(words)
@@ -129,7 +136,7 @@ def _fate(record: TrialRecord) -> str:
     if record.status == "completed":
         return "finished, but the report cannot be used"
     return {
-        "planned": "still to come",
+        "planned": f"to go on from epoch {record.epochs_trained}" if record.epochs_trained else "still to come",
         "running": f"running, {of}",
         "stopped": f"stopped by ASHA {of}" if record.detail.get("kind") == "asha" else f"stopped {of}",
         "diverged": f"diverged {of}",
@@ -165,17 +172,17 @@ class Board:
 
 def build_board(run: RunRecord) -> Board:
     """Rank the configurations and work out their intervals from the stored predictions."""
-    by_id: dict[str, list[TrialRecord]] = {}
+    by_id: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in run.records:
-        by_id.setdefault(record.config_id, []).append(record)
+        by_id.setdefault((record.group, record.config_id), []).append(record)
     configurations = [
         Configuration(
             config_id,
-            records[0].group,
+            group,
             {key: records[0].config.get(key) for key in run.swept_keys},
             tuple(records),
         )
-        for config_id, records in by_id.items()
+        for (group, config_id), records in by_id.items()
     ]
     ranked = [one for one in configurations if one.complete]
     ranked.sort(key=lambda one: (-fmean(one.val_scores()), one.config_id))

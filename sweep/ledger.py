@@ -1,7 +1,8 @@
 """Which trials run, ran and come next: the driver's one view of a sweep, and the one writer of what it decides.
 
-Everything here follows from plan.json and the trial folders; nothing needs Ray. `fit` writes `running`, `completed` and `diverged`; this module writes `planned`, `stopped`, `failed`,
-`skipped`, and `decisions.json`, each before anything else acts on it.
+Everything here follows from plan.json and the trial folders; nothing needs Ray. `fit` writes `running`, `completed` and
+`diverged`; this module writes `planned`, `stopped`, `failed`, `skipped`, and `decisions.json`, each before anything
+else acts on it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Page:
     stops: list[str]
     protocol: list[tuple[str, str]]
     data_facts: list[tuple[str, str]]
-    provenance: list[tuple[str, str]]
+    provenance: list[tuple[str, list[tuple[str, str]]]]
     cards: list[tuple[str, str]]
 
     @property
@@ -80,7 +80,7 @@ class Page:
     def question(self) -> str:
         """The question that the space asks, in its first comment; empty if it has none."""
         first = self.run.space_text.lstrip().partition("\n")[0]
-        return first.lstrip("# ").strip()[:300] if first.startswith("#") else ""
+        return first.lstrip("# ").removeprefix("Question:").strip()[:300] if first.startswith("#") else ""
 
     @property
     def one_seed(self) -> bool:

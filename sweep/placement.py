@@ -59,7 +59,12 @@ class Placement:
             # Those that fit start now; a big one that does not must not keep small ones out.
             starting = count if one == needs else min(count, _times(cpu, gpu, one))
             cpu, gpu = cpu - starting * one.cpu, gpu - starting * one.gpu
-        return _times(cpu, gpu, needs)
+        fits = _times(cpu, gpu, needs)
+        if needs.gpu > 0:
+            # A share of a GPU lies on one GPU: two trials of 0.6 do not share three.
+            most = math.floor(self.gpus) * math.floor(1 / needs.gpu + 1e-6)
+            fits = min(fits, max(0, most - self.waiting[needs] - self.running[needs]))
+        return fits
 
     def submitted(self, needs: Needs) -> None:
         """Note that a leg was handed to Ray."""

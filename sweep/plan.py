@@ -1,8 +1,8 @@
-"""SweepSpec -> an explicit list of trials with stable ids, in the order in which they start.
+"""SweepSpec -> an explicit list of trials with stable ids.
 
 Order: first all trials that explore, then the others; the group with the longest trials first, so that no long trial
-is left to run alone at the end; within a group one seed after the other, so that ASHA's rungs, which are kept per
-group, see every configuration before they see one again (stop-type ASHA lets the first arrivals of a rung through).
+is left to run alone at the end; within a group one seed after the other, each with the configurations in order of their
+values. sweep/confirm.py picks the next trial of a group and takes its middle from this order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Plan", "PlannedTrial", "count_trials", "make_plan", "space_differenc
 
 MAX_TRIALS = 1_000
 # With --yes. Beyond this the driver's own bookkeeping, not the training, would decide how long a sweep takes.
-MAX_TRIALS_EVER = 100_000
+MAX_TRIALS_EVER = 10_000
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,5 @@ def _factors(spec: SweepSpec) -> str:
     parts = [f"{key} {size:,}" for key, size in sizes.items() if size > 1]
     if spec.drawn():
         parts.append(f"num_samples {spec.num_samples:,}")
-    if any(spec.per_backbone.get(name) for name in spec.backbones):
-        parts.append("with per_backbone")
-    return " x ".join(parts[:6])
+    apart = "; per_backbone apart" if any(spec.per_backbone.get(name) for name in spec.backbones) else ""
+    return " x ".join(parts[:6]) + apart

@@ -46,7 +46,7 @@ class PlannedTrial(BaseModel):
 
 
 class Plan(BaseModel):
-    """All trials of a sweep, in the order in which they start.
+    """All trials of a sweep, the longest group first (sweep/plan.py gives the whole order).
 
     Attributes:
         schema_version: Version of plan.json.

@@ -161,7 +161,7 @@ def learning_curves(board: Board, group: str, palette: Palette) -> Plot | None:
     figure = styled(
         traces,
         # The same axes for every group: the panels can be compared by eye.
-        x={"title": "epoch", "range": [0.6, run.epochs + 0.4]},
+        x={"title": "epoch", "range": [0.6, run.epochs + 0.4], "dtick": 1 if run.epochs <= 10 else None},
         y={"title": "validation mean_f1", "range": [low - pad, high + pad]},
         shapes=lines,
         annotations=notes,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from fairface_core.errors import ConfigError, StorageError
-from fairface_core.storage import Folder, read_json
+from fairface_core.storage import Folder, is_remote, read_json
 from sweep.plan_file import Plan, PlannedTrial
 from sweep.trial_files import CONTRACT_FIELDS, read_history, read_report, read_status
 
@@ -78,6 +79,11 @@ class TrialRecord:
         return max((epoch["mean_f1"] for epoch in self.history), default=None)
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a trial folder to look into. An interrupted trial is planned again, with its epochs."""
+        return self.status != "planned" or self.epochs_trained > 0
+
+    @property
     def full_budget(self) -> bool:
         """Whether it was trained for all its epochs and its report can be used."""
         report = self.report
@@ -107,7 +113,13 @@ class RunRecord:
     @property
     def name(self) -> str:
         """The run folder's name."""
-        return self.folder.uri.rstrip("/").rpartition("/")[2]
+        return self.location.rpartition("/")[2]
+
+    @property
+    def location(self) -> str:
+        """Where the run folder is: its path, or its URI without the options and credentials that one may hold."""
+        uri = self.folder.uri
+        return re.sub(r"(?<=://)[^/@]*@", "", uri.partition("?")[0]) if is_remote(uri) else uri
 
     @property
     def group_by(self) -> str:
@@ -183,6 +195,11 @@ def read_run(folder: Folder) -> RunRecord:
 
 def _read_plan(folder: Folder) -> Plan:
     where = f"{folder.uri}/plan.json"
+    path = folder.path()
+    if path is not None and path.is_file():
+        raise ConfigError(
+            f"{path}: a file; RUN_DIR is the folder of one sweep, such as runs/<name>, that holds plan.json"
+        )
     try:
         plan = Plan.from_json(read_json(folder, "plan.json"), where=where)
     except FileNotFoundError as error:

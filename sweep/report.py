@@ -9,7 +9,9 @@ import argparse
 import base64
 import functools
 import hashlib
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,14 @@ def write_report(folder: Folder) -> tuple[Board, Verdict]:
         cards = []
         for group in board.best_of_group:
             cards.append((group, card_name(board.run, group)))
-            folder.write(cards[-1][1], render_card(board, verdict, group).encode())
-        folder.write(REPORT_HTML, render_page(build_page(board, verdict, cards)).encode())
+            folder.write(cards[-1][1], _bytes(render_card(board, verdict, group)))
+        folder.write(REPORT_HTML, _bytes(render_page(build_page(board, verdict, cards))))
     return board, verdict
+
+
+def _bytes(text: str) -> bytes:
+    # JSON can hold half of a surrogate pair, which no file in UTF-8 can.
+    return text.encode(errors="replace")
 
 
 def render_page(page: Page) -> str:
@@ -129,6 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(run_dir: str) -> int:
     folder = open_folder(run_dir)
     board, verdict = write_report(folder)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name in a run folder, or a real minus sign, may be more than the terminal's encoding holds.
+            stream.reconfigure(errors="replace")
     damaged = [(r.trial_id, text) for r in board.run.records for text in r.problems] + list(board.problems)
     print(f"{verdict.headline}. {verdict.sentence}")
     for caveat in verdict.caveats:
@@ -136,7 +147,7 @@ def _report(run_dir: str) -> int:
     for trial_id, text in damaged:
         print(f"note: {trial_id}: {text}")
     for name in (REPORT_HTML, LEADERBOARD_CSV, BENCHMARK_CSV):
-        print(f"{folder.uri}/{name}")
+        print(f"{board.run.location}/{name}")
     return 0
 
 

@@ -149,10 +149,12 @@ def _sentence(item: Any, node: Node, title: str) -> str:
             break
         trail.append(str(step))
         node = child
-    name = dotted([*title.split("."), *trail])
     if item["type"] == "extra_forbidden":
-        return unknown_key(f"{node.where}: {name}", item["loc"][-1], SECTION_KEYS[BackboneResources])
+        section = dotted([title, *trail[:-1]])
+        return unknown_key(f"{node.where}: {section}", item["loc"][-1], SECTION_KEYS[BackboneResources])
+    name = dotted([title, *trail])
+    if item["type"] in ("model_type", "dict_type"):
+        return f"{node.where}: {name} is {node.kind}; accepted: a mapping"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return (
-        f"{node.where}: {name} = {node.kind if isinstance(node.value, dict | tuple) else shown(node.value)}: {message}"
-    )
+    held = f"is {node.kind}" if isinstance(node.value, dict | tuple) else f"= {shown(node.value)}"
+    return f"{node.where}: {name} {held}: {message}"

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fairface_core.config import TrainConfig, identity_fields
+from sweep.core_schema import shown
 from sweep.distributions import Distribution, Grid
 from sweep.sections import FailureSpec, ResourceSpec, SchedulerSpec
 
@@ -114,14 +115,15 @@ class SweepSpec(BaseModel):
 
     def run_name(self, now: datetime) -> str:
         """Return the name of the run folder."""
-        stem = re.sub(r"[^\w.+-]+", "_", self.path.stem).strip("._") or "sweep"
+        stem = re.sub(r"[^\w.+-]+", "_", self.path.stem).strip("._-") or "sweep"
         return self.name or f"{stem[:60]}-{now:%Y%m%d-%H%M%S}"
 
     def recorded_text(self) -> str:
         """Return the text for the run folder's space.yaml: the file's, and what the command line changed."""
         if not self.overrides:
             return self.text
-        lines = [f"#   {' '.join(override.split())}" for override in self.overrides]
+        typed = (" ".join(override.split()) for override in self.overrides)
+        lines = [f"#   {text if text.isprintable() else shown(text, 500)}" for text in typed]
         return "\n".join([self.text.rstrip("\n"), "", "# Changed on the command line:", *lines, ""])
 
     def canonical(self) -> dict[str, Any]:

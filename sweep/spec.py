@@ -261,7 +261,7 @@ class _Checker:
         if key in (SEED, BACKBONE, BUDGET) or key in DATA_FIELDS:
             self.add(node, f"{section}.{key}: all backbones are compared on the same {key}; set it for all of them")
             return None
-        if isinstance(node.value, dict) or key in RESERVED:
+        if isinstance(node.value, dict | tuple) or key in RESERVED:
             if self.is_tunable(key, node, section):
                 return check_distribution(key, node, self.problems, self.notes)
             return None

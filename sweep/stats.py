@@ -241,7 +241,9 @@ class _Spread:
                 excess.append((max(float(scores.var(ddof=1) - private), 0.0) / n, n - 1))
         seeds = sum(variance for variance, _ in excess)
         squares = sum(variance**2 / df for variance, df in excess)
-        return cls(float(contrast @ covariance @ contrast), seeds, seeds**2 / squares if squares > 0 else float("inf"))
+        # Of models that agree on every image the variance is 0, and rounding may put it below.
+        images = max(float(contrast @ covariance @ contrast), 0.0)
+        return cls(images, seeds, seeds**2 / squares if squares > 0 else float("inf"))
 
     def half_width(self, alpha: float) -> float:
         """Return half the width of the interval of level 1 - alpha."""
@@ -251,7 +253,7 @@ class _Spread:
     def p_value(self, difference: float) -> float:
         """Return the alpha whose interval just reaches 0; 0 below 1e-15."""
         distance, smallest = abs(difference), 1e-15
-        if distance == 0:
+        if distance < 1e-12:  # the rounding of a mean; one image more or less right moves a score by far more
             return 1.0
         if self.half_width(smallest) <= distance:
             return 0.0

@@ -43,7 +43,7 @@ def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, 
         rows.append(("dashboard", 'not installed: pip install "ray[default]"'))
     rows.append(("results", ledger.run.uri))
     for key, value in rows:
-        console.print(Text.assemble((f"{key:<10} ", "dim"), value), soft_wrap=True)
+        console.print(Text.assemble((f"{key:<10} ", "dim"), str(value)), soft_wrap=True)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

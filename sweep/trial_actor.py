@@ -80,7 +80,7 @@ class TrialActor(wrap_function(_train, name="trial")):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Run to the next report, under the trial's name in `ps`, `py-spy` and the dashboard's process list."""
         with contextlib.suppress(ImportError):
-            from ray._raylet import setproctitle
+            from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
             setproctitle(f"ray::{self.config[TRIAL_ID_KEY]}")
         return super().step()

@@ -128,6 +128,9 @@ class _Model(_Checked):
 
 class _Provenance(_Checked):
     device: str
+    device_name: str | None = None
+    data_digest: str | None = None
+    code_digest: str | None = None
 
 
 class ReportCore(_Checked):

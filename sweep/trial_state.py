@@ -88,9 +88,7 @@ def decisions_from_json(value: object) -> tuple[RungDecision, ...]:
     if not isinstance(value, Mapping) or not isinstance(value.get("decisions"), list):
         raise ValueError('expected an object with a list "decisions"')
     if value.get("schema_version") != _SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version {value.get('schema_version')!r}, this version reads {_SCHEMA_VERSION}"
-        )
+        raise ValueError(f"schema_version {value.get('schema_version')!r}, this version reads {_SCHEMA_VERSION}")
     return tuple(_decision(item, position) for position, item in enumerate(value["decisions"]))
 
 

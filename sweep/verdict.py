@@ -89,7 +89,7 @@ def _answer(
 def _scores(one: Configuration) -> str:
     values = f" ({settings(one.values)})" if one.values else ""
     seeds = counted(len(one.full), "seed")
-    interval = f" (95 % interval {span(*one.test_span)})" if one.test_span else ""
+    interval = f" (95\u202f% interval {span(*one.test_span)})" if one.test_span else ""
     val, test = score(fmean(one.val_scores())), score(fmean(one.test_scores()))
     return (
         f"{one.group}{values} has the best validation mean_f1, {val} over {seeds}; on test it reaches {test}{interval}"
@@ -97,7 +97,7 @@ def _scores(one: Configuration) -> str:
 
 
 def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = False) -> str:
-    """Return `b (difference +0.010, 95 % interval 0.001 to 0.019) and c (...)`."""
+    """Return `b (difference +0.010, 95\u202f% interval 0.001 to 0.019) and c (...)`."""
     words = []
     for other, pair in items:
         difference, low, high = pair.difference, pair.low, pair.high
@@ -107,7 +107,7 @@ def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = Fal
         if pair.verdict() == "tie" and pair.p_holm is not None and not low <= 0 <= high:
             corrected = f", p = {p_words(pair.p_holm)} after correction for the number of pairs"
         words.append(
-            f"{other.group} (difference {signed(difference)}, 95 % interval {signed_span(low, high)}{corrected})"
+            f"{other.group} (difference {signed(difference)}, 95\u202f% interval {signed_span(low, high)}{corrected})"
         )
     text = listing(words)
     return f"{text} {'is' if len(items) == 1 else 'are'}" if flip else text

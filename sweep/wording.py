@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import Any
@@ -15,7 +16,7 @@ def number(value: Any) -> str:
         return "default"
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, float):
+    if isinstance(value, float) and math.isfinite(value):
         if value and not 1e-2 <= abs(value) < 1e5:
             mantissa, _, exponent = f"{value:.3e}".partition("e")
             return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import fairface_core
 from fairface_core.config import TrainConfig, default_cache_dir, make_config
 from fairface_core.errors import FairfaceError, StorageError, TrainingDiverged
-from fairface_core.report import EpochReport, write_status
+from fairface_core.report import EpochReport, read_history, write_status
 from fairface_core.storage import open_folder
 
 # The seam: `fit` in this module, with `check_config` and `prepare_data` beside it.
@@ -73,6 +73,8 @@ class Task:
         attempt: 1 for the first try of the trial, one more after each failure.
         gpu: GPUs that were given to it, 0 to 1.
         halvings: How often its micro-batch is halved, for it ran out of memory.
+        epochs_heard: Epochs whose figures the driver has. A worker that died between writing an epoch and reporting it
+            leaves more on disk.
         demo: Sizes of the built-in faces, to be drawn where they are absent; None for images of the user's.
         fit: `module:function` of the seam.
     """
@@ -82,6 +84,7 @@ class Task:
     attempt: int = 1
     gpu: float = 0.0
     halvings: int = 0
+    epochs_heard: int = 0
     demo: dict[str, int] | None = None
     fit: str = FIT
 
@@ -127,8 +130,11 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
             fit, _ = seam(task.fit)
             config = _config(task)
             # `fit` keeps the number of attempts that it finds.
-            epochs = _epochs_on_disk(config)
-            write_status(open_folder(config.out_dir), "running", epochs_trained=epochs, attempts=task.attempt)
+            written = _epochs_on_disk(config)
+            write_status(open_folder(config.out_dir), "running", epochs_trained=len(written), attempts=task.attempt)
+            # Otherwise a rung at such an epoch would never be asked.
+            for epoch in written[task.epochs_heard :]:
+                on_epoch(epoch)
             fit(config, on_epoch=on_epoch)
         ending = Ending("completed")
     except Exception as error:  # noqa: BLE001 - the border of the process: whatever it is, the driver words it
@@ -175,10 +181,11 @@ def _config(task: Task) -> TrainConfig:
     return config
 
 
-def _epochs_on_disk(config: TrainConfig) -> int:
+def _epochs_on_disk(config: TrainConfig) -> list[EpochReport]:
+    """Return the epochs in history.csv. `fit` may repeat the last one, with the same figures."""
     with contextlib.suppress(FileNotFoundError):
-        return max(0, len(open_folder(config.out_dir).read("history.csv").splitlines()) - 1)
-    return 0
+        return read_history(open_folder(config.out_dir))
+    return []
 
 
 @contextlib.contextmanager

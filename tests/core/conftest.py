@@ -6,7 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from small_data import DataRoot, make_small_data
+
+# A busy machine must not fail a property: pytest-timeout bounds the time.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

@@ -57,5 +57,7 @@ def make_small_data(root: Path) -> None:
         lines = [HEADER]
         for number, (age, gender) in enumerate(CELLS * repeats, 1):
             Image.new("RGB", (8, 8), (number * 2, split * 99, 40)).save(root / name / f"{number}.jpg")
-            lines.append(f"{name}/{number}.jpg,{age},{gender},{'White' if number % 2 else 'East Asian'},{number % 3 == 0}")
+            lines.append(
+                f"{name}/{number}.jpg,{age},{gender},{'White' if number % 2 else 'East Asian'},{number % 3 == 0}"
+            )
         (root / f"fairface_label_{name}.csv").write_text("\n".join(lines) + "\n")

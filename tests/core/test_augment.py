@@ -120,8 +120,8 @@ def test_an_operation_equals_torchvisions_on_float_tensors(kind: int, strength: 
         torch.testing.assert_close(result, expected, atol=1e-3, rtol=0)
 
 
-# Gray levels by which the Pillow operations differ: they cut to uint8, contrast rounds the mean gray first, and hue goes
-# through 8-bit HSV, where even a shift of 0 moves colors by up to 6. It takes whole steps of 1/255 turn, as here.
+# Gray levels by which the Pillow operations differ: they cut to uint8, contrast rounds the mean gray first, and hue
+# goes through 8-bit HSV, where even a shift of 0 moves colors by up to 6. It takes whole steps of 1/255 turn, as here.
 @pytest.mark.parametrize(
     ("kind", "values", "largest", "mean"),
     [

@@ -21,6 +21,29 @@ IMAGE_NAMES = "file, image_path, img, path, filename, filepath"
 HEADER = "'file', 'age', 'gender', 'race', 'service_test'"
 
 
+NEEDED = (("image", IMAGE_NAMES), ("age", "age, age_group, agegroup"), ("gender", "gender"))
+
+
+def bad_age(line: int, value: str) -> str:
+    return f"{VAL} line {line}: age {value!r} is not one of the age labels; accepted: {AGES}; correct or remove the row"
+
+
+def bad_gender(line: int, value: str) -> str:
+    accepted = "accepted: Male, Female; correct or remove the row"
+    return f"{VAL} line {line}: gender {value!r} is not one of the gender labels; {accepted}"
+
+
+def bad_width(line: int, fields: int) -> str:
+    return (
+        f"{VAL} line {line}: has {fields} fields, the header has 5; "
+        "quote a field that holds the delimiter, or complete the row"
+    )
+
+
+def no_column(role: str, names: str, header: str) -> str:
+    return f"{VAL} line 1: no column holds the {role}; accepted names: {names}; the header has {header}"
+
+
 @dataclass(frozen=True)
 class Same:
     """Accepted: the digest is the clean file's."""
@@ -95,7 +118,7 @@ def chain(*changes: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     return change
 
 
-# Rows: 1 is "val/1.jpg,0-2,Male", 2 "val/2.jpg,0-2,Female", 3 "val/3.jpg,3-9,Male", 5 "val/5.jpg,10-19,Male", 17 "... 70".
+# Row 1 is "val/1.jpg,0-2,Male,White,False", row 2 "val/2.jpg,0-2,Female,...", row 3 "val/3.jpg,3-9,Male,...".
 CASES: dict[str, tuple[Callable[[bytes], bytes], Same | Refused]] = {
     # Files that are another spelling of the same table.
     "untouched": (lambda clean: clean, Same({"repaired": {}, "repeated_rows": 0, "blank_rows": 0})),
@@ -121,103 +144,182 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], Same | Refused]] = {
     "index_column": (every_row(lambda line: "0," + line if line[0] == "v" else "," + line), Same()),
     "other_columns": (every_row(lambda line: line + (",note" if line[0] == "f" else ",x")), Same()),
     "quoted_line_end_in_another_column": (
-        chain(every_row(lambda line: line + (",note" if line[0] == "f" else ",x")), row(2, 'val/2.jpg,0-2,Female,East Asian,False,"a\nb\n"')),
+        chain(
+            every_row(lambda line: line + (",note" if line[0] == "f" else ",x")),
+            row(2, 'val/2.jpg,0-2,Female,East Asian,False,"a\nb\n"'),
+        ),
         Same(),
     ),
     "other_column_names": (header("Image_Path,Age_Group,GENDER,Race,Service_Test"), Same()),
     "spaces_around_everything": (every_row(lambda line: " " + line.replace(",", " , ") + " "), Same()),
-    "all_upper_case_labels": (every_row(lambda line: line.replace("Male", "MALE").replace("Female", "FEMALE").replace("more than", "MORE THAN")),
-                              Same({"repaired": {"case or spaces": 100}})),
-    "short_genders": (every_row(lambda line: line.replace(",Male", ",m").replace(",Female", ",F")), Same({"repaired": {"spelling": 90}})),
-    "excel_dates": (every_row(lambda line: line.replace(",3-9,", ",9-Mar,").replace(",10-19,", ",19-Oct,")),
-                    Same({"repaired": {"spreadsheet date": 20}})),
-    "excel_dates_day_first": (every_row(lambda line: line.replace(",3-9,", ",03-Sep,").replace(",10-19,", ",Oct-19,")),
-                              Same({"repaired": {"spreadsheet date": 20}})),
-    "excel_dates_german": (every_row(lambda line: line.replace(",3-9,", ",03. Sep,").replace(",10-19,", ",Okt 19,")),
-                           Same({"repaired": {"spreadsheet date": 20}})),
-    "dates_with_time": (every_row(lambda line: line.replace(",3-9,", ",2026-03-09 00:00:00,").replace(",10-19,", ",2019-10-01 00:00:00,")),
-                        Same({"repaired": {"spreadsheet date": 20}})),
-    "day_numbers": (every_row(lambda line: line.replace(",3-9,", ",46090,").replace(",10-19,", ",46314,")),
-                    Same({"repaired": {"spreadsheet date": 20}})),
+    "all_upper_case_labels": (
+        every_row(
+            lambda line: line.replace("Male", "MALE").replace("Female", "FEMALE").replace("more than", "MORE THAN")
+        ),
+        Same({"repaired": {"case or spaces": 100}}),
+    ),
+    "short_genders": (
+        every_row(lambda line: line.replace(",Male", ",m").replace(",Female", ",F")),
+        Same({"repaired": {"spelling": 90}}),
+    ),
+    "excel_dates": (
+        every_row(lambda line: line.replace(",3-9,", ",9-Mar,").replace(",10-19,", ",19-Oct,")),
+        Same({"repaired": {"spreadsheet date": 20}}),
+    ),
+    "excel_dates_day_first": (
+        every_row(lambda line: line.replace(",3-9,", ",03-Sep,").replace(",10-19,", ",Oct-19,")),
+        Same({"repaired": {"spreadsheet date": 20}}),
+    ),
+    "excel_dates_german": (
+        every_row(lambda line: line.replace(",3-9,", ",03. Sep,").replace(",10-19,", ",Okt 19,")),
+        Same({"repaired": {"spreadsheet date": 20}}),
+    ),
+    "dates_with_time": (
+        every_row(
+            lambda line: line.replace(",3-9,", ",2026-03-09 00:00:00,").replace(",10-19,", ",2019-10-01 00:00:00,")
+        ),
+        Same({"repaired": {"spreadsheet date": 20}}),
+    ),
+    "day_numbers": (
+        every_row(lambda line: line.replace(",3-9,", ",46090,").replace(",10-19,", ",46314,")),
+        Same({"repaired": {"spreadsheet date": 20}}),
+    ),
     "seventy_plus": (every_row(lambda line: line.replace("more than 70", "70+")), Same({"repaired": {"spelling": 10}})),
     "en_dashes": (every_row(lambda line: line.replace("-", "–")), Same({"repaired": {"spelling": 80}})),
     "en_dashes_in_windows_1252": (
-        text(lambda clean: "\n".join(line.replace("-", "–") for line in clean.split("\n")), "cp1252"), Same({"repaired": {"spelling": 80}})),
+        text(lambda clean: "\n".join(line.replace("-", "–") for line in clean.split("\n")), "cp1252"),
+        Same({"repaired": {"spelling": 80}}),
+    ),
     "backslashes": (every_row(lambda line: line.replace("val/", "val\\")), Same({"repaired": {"path spelling": 90}})),
     "dot_slash": (every_row(lambda line: line.replace("val/", "./val//")), Same({"repaired": {"path spelling": 90}})),
     "repeated_rows": (text(lambda clean: clean + "\n".join(clean.split("\n")[1:4])), Same({"repeated_rows": 3})),
     "repeated_row_in_another_spelling": (insert(91, "./val/1.jpg,0-2 ,m,White,0"), Same({"repeated_rows": 1})),
     # One cell is wrong.
-    "unknown_age": (cell(7, 1, "30-93"), Refused(f"{VAL} line 8: age '30-93' is not one of the age labels: {AGES}; correct or remove the row")),
-    "age_in_years": (cell(1, 1, "2"), Refused(f"{VAL} line 2: age '2' is not one of the age labels: {AGES}; correct or remove the row")),
-    "a_date_of_no_group": (cell(1, 1, "2-Feb"), Refused(f"{VAL} line 2: age '2-Feb' is not one of the age labels: {AGES}; correct or remove the row")),
-    "nan_age": (cell(2, 1, "nan"), Refused(f"{VAL} line 3: age 'nan' is not one of the age labels: {AGES}; correct or remove the row")),
-    "empty_age": (cell(2, 1, " "), Refused(f"{VAL} line 3: age is empty: {AGES}; correct or remove the row")),
-    "unknown_gender": (cell(3, 2, "x"), Refused(f"{VAL} line 4: gender 'x' is not one of the gender labels: Male, Female; correct or remove the row")),
-    "gender_code": (cell(3, 2, "1"), Refused(f"{VAL} line 4: gender '1' is not one of the gender labels: Male, Female; correct or remove the row")),
-    "empty_gender": (cell(3, 2, ""), Refused(f"{VAL} line 4: gender is empty: Male, Female; correct or remove the row")),
+    "unknown_age": (cell(7, 1, "30-93"), Refused(bad_age(8, "30-93"))),
+    "age_in_years": (cell(1, 1, "2"), Refused(bad_age(2, "2"))),
+    "a_date_of_no_group": (cell(1, 1, "2-Feb"), Refused(bad_age(2, "2-Feb"))),
+    "nan_age": (cell(2, 1, "nan"), Refused(bad_age(3, "nan"))),
+    "empty_age": (cell(2, 1, " "), Refused(f"{VAL} line 3: age is empty; accepted: {AGES}; correct or remove the row")),
+    "unknown_gender": (cell(3, 2, "x"), Refused(bad_gender(4, "x"))),
+    "gender_code": (cell(3, 2, "1"), Refused(bad_gender(4, "1"))),
+    "empty_gender": (
+        cell(3, 2, ""),
+        Refused(f"{VAL} line 4: gender is empty; accepted: Male, Female; correct or remove the row"),
+    ),
     "age_and_gender_swapped": (
         row(5, "val/5.jpg,Male,10-19,White,False"),
         Refused(
-            f"{VAL} line 6: age 'Male' is not one of the age labels: {AGES}; correct or remove the row",
-            f"{VAL} line 6: gender '10-19' is not one of the gender labels: Male, Female; correct or remove the row",
+            bad_age(6, "Male"),
+            bad_gender(6, "10-19"),
         ),
     ),
-    "no_image_named": (cell(1, 0, ""), Refused(f"{VAL} line 2: file '' is empty; each row needs the path of its image, relative to the root")),
-    "long_label": (cell(1, 1, "9" * 500), Refused(f"{VAL} line 2: age '{'9' * 77}...' is not one of the age labels: {AGES}; correct or remove the row")),
-    "control_characters": (cell(1, 1, "\x1b[31m3-9\x07"), Refused(f"{VAL} line 2: age '\\x1b[31m3-9\\x07' is not one of the age labels: {AGES}; correct or remove the row")),
+    "no_image_named": (
+        cell(1, 0, ""),
+        Refused(f"{VAL} line 2: file '' is empty; each row needs the path of its image, relative to the root"),
+    ),
+    "long_label": (cell(1, 1, "9" * 500), Refused(bad_age(2, "9" * 77 + "..."))),
+    "control_characters": (cell(1, 1, "\x1b[31m3-9\x07"), Refused(bad_age(2, "\x1b[31m3-9\x07"))),
     "one_file_two_labels": (
         insert(91, "val/1.jpg,3-9,Male,White,False"),
         Refused(f"{VAL} line 92: 'val/1.jpg' already stands on line 2 with another label; keep the right row"),
     ),
     "line_number_after_quoted_line_ends": (
-        chain(every_row(lambda line: line + (",note" if line[0] == "f" else ",x")), row(2, 'val/2.jpg,0-2,Female,East Asian,False,"a\nb\n"'),
-              text(lambda clean: clean.replace("val/3.jpg,3-9", "val/3.jpg,x"))),
-        Refused(f"{VAL} line 6: age 'x' is not one of the age labels: {AGES}; correct or remove the row"),
+        chain(
+            every_row(lambda line: line + (",note" if line[0] == "f" else ",x")),
+            row(2, 'val/2.jpg,0-2,Female,East Asian,False,"a\nb\n"'),
+            text(lambda clean: clean.replace("val/3.jpg,3-9", "val/3.jpg,x")),
+        ),
+        Refused(bad_age(6, "x")),
     ),
     # Rows of a wrong shape.
-    "short_row": (row(4, "val/4.jpg,3-9"), Refused(f"{VAL} line 5: has 2 fields, the header has 5; quote a field that holds the delimiter, or complete the row")),
-    "long_row": (cell(4, 3, "East,Asian"), Refused(f"{VAL} line 5: has 6 fields, the header has 5; quote a field that holds the delimiter, or complete the row")),
+    "short_row": (row(4, "val/4.jpg,3-9"), Refused(bad_width(5, 2))),
+    "long_row": (cell(4, 3, "East,Asian"), Refused(bad_width(5, 6))),
     "cut_off_in_the_last_row": (
         text(lambda clean: clean[:-20]),
-        Refused(f"{VAL} line 91: has 3 fields, the header has 5; quote a field that holds the delimiter, or complete the row"),
+        Refused(bad_width(91, 3)),
     ),
-    "quote_never_closed": (row(4, 'val/4.jpg,"3-9,Female,White,False'), Refused(f'{VAL} line 5: a quote (") that is opened here is never closed')),
-    "text_after_a_quote": (row(4, '"val/4.jpg"x,3-9,Female,White,False'),
-                           Refused(f'{VAL} line 5: text follows a closing quote ("); write "" for a quote inside a quoted field')),
-    "huge_field": (row(4, f'val/4.jpg,"{"x" * 140_000}",Female,White,False'),
-                   Refused(f'{VAL} line 5: a field is longer than 131,072 characters, probably a quote (") that is never closed')),
+    "quote_never_closed": (
+        row(4, 'val/4.jpg,"3-9,Female,White,False'),
+        Refused(f'{VAL} line 5: a quote (") that is opened here is never closed'),
+    ),
+    "text_after_a_quote": (
+        row(4, '"val/4.jpg"x,3-9,Female,White,False'),
+        Refused(f'{VAL} line 5: text follows a closing quote ("); write "" for a quote inside a quoted field'),
+    ),
+    "huge_field": (
+        row(4, f'val/4.jpg,"{"x" * 140_000}",Female,White,False'),
+        Refused(f'{VAL} line 5: a field is longer than 131,072 characters, probably a quote (") that is never closed'),
+    ),
     # Columns.
-    "no_age_column": (header("file,alter,gender,race,service_test"),
-                      Refused(f"{VAL} line 1: no column holds the age; accepted names: age, age_group, agegroup; the header has 'file', 'alter', 'gender', 'race', 'service_test'")),
-    "no_image_column": (header("foto,age,gender,race,service_test"),
-                        Refused(f"{VAL} line 1: no column holds the image; accepted names: {IMAGE_NAMES}; the header has 'foto', 'age', 'gender', 'race', 'service_test'")),
+    "no_age_column": (
+        header("file,alter,gender,race,service_test"),
+        Refused(no_column("age", "age, age_group, agegroup", "'file', 'alter', 'gender', 'race', 'service_test'")),
+    ),
+    "no_image_column": (
+        header("foto,age,gender,race,service_test"),
+        Refused(no_column("image", IMAGE_NAMES, "'foto', 'age', 'gender', 'race', 'service_test'")),
+    ),
     "no_header": (
         text(lambda clean: clean.partition("\n")[2]),
-        Refused(*(f"{VAL} line 1: no column holds the {role}; accepted names: {names}; the header has 'val/1.jpg', '0-2', 'Male', 'White', 'False'"
-                  for role, names in (("image", IMAGE_NAMES), ("age", "age, age_group, agegroup"), ("gender", "gender")))),
+        Refused(*(no_column(*role, "'val/1.jpg', '0-2', 'Male', 'White', 'False'") for role in NEEDED)),
     ),
-    "doubled_age": (header("file,age,gender,race,age_group"), Refused(f"{VAL} line 1: 2 columns hold the age: 'age', 'age_group'; keep one of them")),
-    "doubled_name": (header("file,age,gender,race,Gender"), Refused(f"{VAL} line 1: 2 columns hold the gender: 'gender', 'Gender'; keep one of them")),
-    "doubled_image": (header("path,age,gender,race,filename"), Refused(f"{VAL} line 1: 2 columns hold the image: 'path', 'filename'; keep one of them")),
-    "wrong_delimiter": (delimiter("^"), Refused(*(
-        f"{VAL} line 1: no column holds the {role}; accepted names: {names}; the header has 'file^age^gender^race^servic...'"
-        for role, names in (("image", IMAGE_NAMES), ("age", "age, age_group, agegroup"), ("gender", "gender"))))),
+    "doubled_age": (
+        header("file,age,gender,race,age_group"),
+        Refused(f"{VAL} line 1: 2 columns hold the age: 'age', 'age_group'; keep one of them"),
+    ),
+    "doubled_name": (
+        header("file,age,gender,race,Gender"),
+        Refused(f"{VAL} line 1: 2 columns hold the gender: 'gender', 'Gender'; keep one of them"),
+    ),
+    "doubled_image": (
+        header("path,age,gender,race,filename"),
+        Refused(f"{VAL} line 1: 2 columns hold the image: 'path', 'filename'; keep one of them"),
+    ),
+    "wrong_delimiter": (
+        delimiter("^"),
+        Refused(*(no_column(*role, "'file^age^gender^race^servic...'") for role in NEEDED)),
+    ),
     # Not a CSV at all.
     "empty_file": (lambda clean: b"", Refused(f"{VAL}: is empty; a header line and rows are needed")),
     "only_blank_lines": (lambda clean: b" \r\n\n", Refused(f"{VAL}: is empty; a header line and rows are needed")),
-    "header_only": (text(lambda clean: clean.partition("\n")[0]), Refused(f"{VAL}: has a header but no rows; one row per image is needed")),
+    "header_only": (
+        text(lambda clean: clean.partition("\n")[0]),
+        Refused(f"{VAL}: has a header but no rows; one row per image is needed"),
+    ),
     "a_jpeg": (lambda clean: b"\xff\xd8\xff\xe0" + bytes(99), Refused(f"{VAL}: is not a CSV but a JPEG image")),
-    "an_excel_workbook": (lambda clean: b"PK\x03\x04" + bytes(99), Refused(f"{VAL}: is not a CSV but a zip file or an Excel workbook; save it as CSV")),
-    "a_web_page": (lambda clean: b"\n<!DOCTYPE html><html>404</html>", Refused(f"{VAL}: is not a CSV but an HTML or XML page, probably a download that failed")),
-    "gzip": (lambda clean: b"\x1f\x8b\x08\x00" + clean, Refused(f"{VAL}: is not a CSV but gzip-compressed; unpack it first")),
-    "git_lfs_pointer": (lambda clean: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-                        Refused(f"{VAL}: is not a CSV but a Git LFS pointer; fetch the real file with `git lfs pull`")),
-    "nul_bytes": (cell(6, 1, "3\x009"), Refused(f"{VAL} line 7: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8")),
-    "utf16_without_mark": (text(str, "utf-16-le"), Refused(f"{VAL} line 1: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8")),
-    "cut_utf16": (lambda clean: clean.decode().encode("utf-16")[:-1], Refused(f"{VAL}: starts as UTF-16 but is damaged at byte {{size}}; save it as UTF-8")),
-    "no_encoding": (lambda clean: clean.replace(b"White", b"Wh\x81te", 1), Refused(f"{VAL} line 2: byte 0x81 is neither UTF-8 nor Windows-1252; save it as UTF-8")),
-}  # fmt: skip
+    "an_excel_workbook": (
+        lambda clean: b"PK\x03\x04" + bytes(99),
+        Refused(f"{VAL}: is not a CSV but a zip file or an Excel workbook; save it as CSV"),
+    ),
+    "a_web_page": (
+        lambda clean: b"\n<!DOCTYPE html><html>404</html>",
+        Refused(f"{VAL}: is not a CSV but an HTML or XML page, probably a download that failed"),
+    ),
+    "gzip": (
+        lambda clean: b"\x1f\x8b\x08\x00" + clean,
+        Refused(f"{VAL}: is not a CSV but gzip-compressed; unpack it first"),
+    ),
+    "git_lfs_pointer": (
+        lambda clean: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        Refused(f"{VAL}: is not a CSV but a Git LFS pointer; fetch the real file with `git lfs pull`"),
+    ),
+    "nul_bytes": (
+        cell(6, 1, "3\x009"),
+        Refused(f"{VAL} line 7: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8"),
+    ),
+    "utf16_without_mark": (
+        text(str, "utf-16-le"),
+        Refused(f"{VAL} line 1: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8"),
+    ),
+    "cut_utf16": (
+        lambda clean: clean.decode().encode("utf-16")[:-1],
+        Refused(f"{VAL}: starts as UTF-16 but is damaged at byte {{size}}; save it as UTF-8"),
+    ),
+    "no_encoding": (
+        lambda clean: clean.replace(b"White", b"Wh\x81te", 1),
+        Refused(f"{VAL} line 2: byte 0x81 is neither UTF-8 nor Windows-1252; save it as UTF-8"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -245,11 +347,16 @@ def test_both_csvs_are_told_of_in_one_message(data_root: DataRoot) -> None:
     data_root.val_csv.write_bytes(cell(2, 2, "?")(data_root.val_csv.read_bytes()))
     with pytest.raises(DataError) as caught:
         load_manifest(data_root.config())
-    assert [line.split(":")[0] for line in caught.value.problems] == ["fairface_label_train.csv line 2", f"{VAL} line 3"]
+    assert [line.split(":")[0] for line in caught.value.problems] == [
+        "fairface_label_train.csv line 2",
+        f"{VAL} line 3",
+    ]
 
 
 def test_twenty_problems_in_full_then_counts(data_root: DataRoot) -> None:
-    data_root.val_csv.write_bytes(every_row(lambda line: line.replace("Female", "?").replace("val/9", "x/9"))(data_root.val_csv.read_bytes()))
+    data_root.val_csv.write_bytes(
+        every_row(lambda line: line.replace("Female", "?").replace("val/9", "x/9"))(data_root.val_csv.read_bytes())
+    )
     with pytest.raises(DataError) as caught:
         load_manifest(data_root.config())
     assert len(caught.value.problems) == 21
@@ -357,7 +464,8 @@ def test_a_csv_that_is_a_link_out_of_the_root(data_root: DataRoot, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         load_manifest(data_root.config())
     assert list(caught.value.problems) == [
-        f"{VAL}: is a link to {outside}, outside the root; name the CSV by its absolute path, or its folder with --image_root"
+        f"{VAL}: is a link to {outside}, outside the root; "
+        "name the CSV by its absolute path, or its folder with --image_root"
     ]
     assert load_manifest(data_root.config(val_csv=str(outside))).counts["rows"]["test"] == 18
     assert load_manifest(data_root.config(image_root=(str(tmp_path),))).counts["rows"]["test"] == 18

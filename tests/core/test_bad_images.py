@@ -1,4 +1,4 @@
-"""Odd and broken images through `data check`, the cache and the decoder: accepted with the right pixels, or refused by name."""
+"""Odd and broken images: accepted with the right pixels, or refused by name, by check, cache and decoder alike."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def rotated(form: str) -> bytes:
 
 
 def animated(form: str) -> bytes:
-    return encoded(photo("P" if form == "GIF" else "RGB"), form, save_all=True, append_images=[Image.new("RGB", (SIZE, SIZE))])
+    return encoded(
+        photo("P" if form == "GIF" else "RGB"), form, save_all=True, append_images=[Image.new("RGB", (SIZE, SIZE))]
+    )
 
 
 def png_of_size(width: int, height: int, depth: int = 8, color: int = 2, data: bytes = b"") -> bytes:
@@ -73,7 +75,7 @@ def png_of_size(width: int, height: int, depth: int = 8, color: int = 2, data: b
 
 @dataclass(frozen=True)
 class Accepted:
-    """Decoded to exactly what `Image.open(...).convert("RGB")` gives; `mode` and `size` are what `data check` reports."""
+    """Decoded to exactly what `Image.open(...).convert("RGB")` gives; `mode` and `size` as `data check` says."""
 
     mode: str
     size: str = f"{SIZE} x {SIZE}"
@@ -85,6 +87,14 @@ class Refused:
     """Refused; the reason holds this text."""
 
     reason: str
+
+
+UNKNOWN = "not an image of a known format"
+DEEP = "more than 8 bits a channel"
+
+
+def gray_of(kind: Any) -> Image.Image:
+    return Image.fromarray(np.arange(SIZE * SIZE, dtype=kind).reshape(SIZE, SIZE))
 
 
 CASES: dict[str, tuple[bytes, Accepted | Refused]] = {
@@ -102,7 +112,10 @@ CASES: dict[str, tuple[bytes, Accepted | Refused]] = {
     "palette_with_transparency": (encoded(photo("P"), "PNG", transparency=3), Accepted("PNG P")),
     "rgb_alpha": (encoded(with_alpha(), "PNG"), Accepted("PNG RGBA")),
     "cmyk_jpeg": (encoded(photo("CMYK"), "JPEG"), Accepted("JPEG CMYK")),
-    **{f"exif_rotated_{form}": (rotated(form), Accepted(f"{form} RGB", fact="exif_rotated")) for form in ("JPEG", "PNG", "WEBP")},
+    **{
+        f"exif_rotated_{form}": (rotated(form), Accepted(f"{form} RGB", fact="exif_rotated"))
+        for form in ("JPEG", "PNG", "WEBP")
+    },
     "exif_rotated_TIFF": (rotated("TIFF"), Accepted("TIFF RGB")),  # Pillow itself turns these upright
     "broken_exif": (JPEG[:2] + b"\xff\xe1\x00\x10Exif\0\0II*\0\xff\xff\xff\xff" + JPEG[2:], Accepted("JPEG RGB")),
     "animated_gif": (animated("GIF"), Accepted("GIF P", fact="animated")),
@@ -111,17 +124,16 @@ CASES: dict[str, tuple[bytes, Accepted | Refused]] = {
     "one_line": (encoded(photo().resize((300, 1)), "PNG"), Accepted("PNG RGB", "300 x 1")),
     "bytes_after_the_end": (JPEG + b"<?php system('id') ?>" * 50, Accepted("JPEG RGB")),
     "empty": (b"", Refused("empty file")),
-    "text": (b"this is no image\n", Refused(f"not an image of a known format (begins with 'this is no image'); accepted: {ACCEPTED}")),
-    "html": (b"<!DOCTYPE html><html>404", Refused(f"not an image of a known format (begins with '<!DOCTYPE html><'); accepted: {ACCEPTED}")),
-    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', Refused("not an image of a known format")),
-    "git_lfs_pointer": (b"version https://git-lfs.github.com/spec/v1\n", Refused("not an image of a known format (begins with 'version https://")),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", Refused("not an image of a known format")),
-    "zeros": (bytes(5000), Refused("not an image of a known format")),
+    "text": (b"this is no image\n", Refused(f"{UNKNOWN} (begins with 'this is no image'); accepted: {ACCEPTED}")),
+    "html": (b"<!DOCTYPE html><html>404", Refused(f"{UNKNOWN} (begins with '<!DOCTYPE html><'); accepted: {ACCEPTED}")),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', Refused(UNKNOWN)),
+    "git_lfs_pointer": (b"version https://git-lfs.github.com/spec/v1\n", Refused(f"{UNKNOWN} (begins with 'version ")),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", Refused(UNKNOWN)),
+    "zeros": (bytes(5000), Refused(UNKNOWN)),
     "only_the_jpeg_mark": (JPEG[:3], Refused("")),
-    "16_bit_gray": (encoded(Image.fromarray(np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE)), "PNG"),
-                    Refused("more than 8 bits a channel (mode I;16); convert it to 8-bit RGB or gray")),
-    "32_bit_gray": (encoded(Image.fromarray(np.zeros((8, 8), np.int32)), "TIFF"), Refused("more than 8 bits a channel (mode I)")),
-    "float_gray": (encoded(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"), Refused("more than 8 bits a channel (mode F)")),
+    "16_bit_gray": (encoded(gray_of(np.uint16), "PNG"), Refused(f"{DEEP} (mode I;16); convert it to 8-bit")),
+    "32_bit_gray": (encoded(gray_of(np.int32), "TIFF"), Refused(f"{DEEP} (mode I)")),
+    "float_gray": (encoded(gray_of(np.float32), "TIFF"), Refused(f"{DEEP} (mode F)")),
     "bomb_50000": (png_of_size(50_000, 50_000), Refused(f"too many pixels; accepted up to {MAX_PIXELS:,} pixels")),
     "bomb_in_one_dimension": (png_of_size(2**31 - 1, 1), Refused("pixels; accepted up to")),
     "no_pixels": (png_of_size(0, 0), Refused("")),
@@ -185,7 +197,7 @@ def test_the_decoder_and_the_cache_agree_with_the_check(data_root: DataRoot, nam
             decode_image(path)
         assert expected.reason in caught.value.reason
         assert caught.value.path == path
-        with pytest.raises(DataError, match="val/5.jpg"):
+        with pytest.raises(DataError, match=r"val/5\.jpg"):
             open_cache([path, good], 8, cache_dir=cache_dir, num_workers=1)
         cache = open_cache([path, good], 8, cache_dir=cache_dir, num_workers=1, on_bad_image="skip")
         assert cache.rows(np.array([path])).tolist() == [-1]
@@ -200,7 +212,10 @@ def test_every_bad_image_is_named_in_one_pass(data_root: DataRoot, capsys: pytes
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert len(lines) == 21
-    assert all(line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg' ") for n, line in enumerate(lines[:20]))
+    assert all(
+        line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg' ")
+        for n, line in enumerate(lines[:20])
+    )
     assert lines[-1] == "error: and 10 more: unreadable images (10)"
     assert "126 checked, 30 unreadable" in out
     assert main([*flags, "--on_bad_image", "skip", "--json"]) == 0
@@ -223,6 +238,11 @@ def nothing(path: Path) -> None:
     assert not path.exists()
 
 
+def num_open_files() -> int:
+    handles = Path("/proc/self/fd")
+    return len(list(handles.iterdir())) if handles.is_dir() else 0
+
+
 @pytest.mark.parametrize(
     ("make", "in_check", "in_decoder"),
     [
@@ -242,11 +262,11 @@ def test_what_is_no_file_is_refused_and_never_waited_for(
     assert problem.startswith("fairface_label_val.csv line 6: file 'val/5.jpg' ")
     assert in_check in problem
     assert check_data(data_root.config(on_bad_image="skip")).csvs["val"]["missing"].popitem()[1] == 1
-    open_files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    open_files = num_open_files()
     for _ in range(3):
         with pytest.raises(ImageError, match=in_decoder):
             decode_image(str(path))
-    assert (len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0) == open_files
+    assert num_open_files() == open_files
 
 
 def test_a_large_image_is_decoded_alone_and_reported(data_root: DataRoot) -> None:

@@ -24,7 +24,11 @@ from fairface_core.rows import Rows
 
 
 def content(root: Path) -> dict[str, str]:
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -35,7 +39,12 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_the_layout_is_fairfaces(tmp_path: Path) -> None:
     root = tmp_path / "new" / "faces"
     draw_faces(root, num_train=40, num_val=30, image_px=48, seed=3)
-    assert sorted(p.name for p in root.iterdir()) == ["fairface_label_train.csv", "fairface_label_val.csv", "train", "val"]
+    assert sorted(p.name for p in root.iterdir()) == [
+        "fairface_label_train.csv",
+        "fairface_label_val.csv",
+        "train",
+        "val",
+    ]
     for split, count in (("train", 40), ("val", 30)):
         text = (root / f"fairface_label_{split}.csv").read_text()
         assert text.startswith("file,age,gender,race,service_test\n")
@@ -128,11 +137,17 @@ def test_a_face_depends_on_its_labels_and_its_seed() -> None:
 
 # demo_root: drawn once, used by all.
 
-DRAW = "import sys; from pathlib import Path; from fairface_core.demo import demo_root; print(demo_root(Path(sys.argv[1]), num_train=60, num_val=40, image_px=32))"
+DRAW = (
+    "import sys; from pathlib import Path; from fairface_core.demo import demo_root; "
+    "print(demo_root(Path(sys.argv[1]), num_train=60, num_val=40, image_px=32))"
+)
 
 
 def test_many_processes_draw_one_folder(tmp_path: Path) -> None:
-    processes = [subprocess.Popen([sys.executable, "-c", DRAW, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", DRAW, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
     roots = {process.communicate(timeout=100)[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0] * 6
     (root,) = roots
@@ -203,7 +218,18 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--out", str(tmp_path / "faces"), "--num_train", "20", "--num_val", "18", "--image_px", "16", "--seed", "4"]
+    flags = [
+        "--out",
+        str(tmp_path / "faces"),
+        "--num_train",
+        "20",
+        "--num_val",
+        "18",
+        "--image_px",
+        "16",
+        "--seed",
+        "4",
+    ]
     assert main(flags) == 0
     assert capsys.readouterr().out == f"20 train and 18 val faces of 16 px in {tmp_path / 'faces'}\n"
     draw_faces(tmp_path / "same", num_train=20, num_val=18, image_px=16, seed=4)

@@ -71,10 +71,12 @@ def test_states_are_kept_two_deep(folder: Folder) -> None:
 
 
 def test_a_store_that_refuses_is_named(bucket: str) -> None:
-    absent = open_folder(bucket.replace("s3://faces/", "s3://no-such-bucket/").replace("&allow_bucket_creation=true", ""))
+    absent = open_folder(
+        bucket.replace("s3://faces/", "s3://no-such-bucket/").replace("&allow_bucket_creation=true", "")
+    )
     with pytest.raises(StorageError, match="cannot write s3://no-such-bucket/runs"):
         absent.write("a", b"1")
-    with pytest.raises(StorageError, match="cannot open s3://faces/x.*: .*no_such_option"):
+    with pytest.raises(StorageError, match=r"cannot open s3://faces/x.*: .*no_such_option"):
         open_folder("s3://faces/x?no_such_option=1").write("a", b"1")
 
 

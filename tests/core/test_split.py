@@ -52,7 +52,11 @@ def test_the_order_of_the_strata_decides_the_rows() -> None:
     by_number = stratified_split(age * 2 + gender, 0.2, 42)[1]
     assert set(by_text.tolist()) != set(by_number.tolist())
     texts = sorted(f"{a}_{g}" for a in AGE_GROUPS for g in GENDERS)
-    assert [texts[s] for s in strata(np.array([0, 2, 8]), np.array([1, 0, 0]))] == ["0-2_Female", "10-19_Male", "more than 70_Male"]
+    assert [texts[s] for s in strata(np.array([0, 2, 8]), np.array([1, 0, 0]))] == [
+        "0-2_Female",
+        "10-19_Male",
+        "more than 70_Male",
+    ]
 
 
 @given(

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from filelock import FileLock
 
 from fairface_core import EpochReport, FairfaceError, TrainConfig, fit, make_config, prepare_data, trainer
@@ -159,9 +158,7 @@ POINTS = [
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.faults
-def test_a_kill_at_every_write_changes_nothing(
-    undisturbed: Path, demo_root: Path, tmp_path: Path, point: str
-) -> None:
+def test_a_kill_at_every_write_changes_nothing(undisturbed: Path, demo_root: Path, tmp_path: Path, point: str) -> None:
     values = config(demo_root, tmp_path).model_dump(mode="json")
     code = f"from fairface_core import fit, make_config; fit(make_config({values!r}))"
     environment = {**os.environ, "FAIRFACE_FAIL_POINT": point, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -199,7 +196,7 @@ def test_a_lost_state_is_an_error_and_never_a_new_start(demo_root: Path, tmp_pat
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
 def test_a_learning_rate_far_too_high_diverges_in_the_first_epoch(demo_root: Path, tmp_path: Path, lr: float) -> None:
-    with pytest.raises(TrainingDiverged, match="epoch 1: .* use a smaller learning rate"):
+    with pytest.raises(TrainingDiverged, match=r"epoch 1: .* use a smaller learning rate"):
         fit(config(demo_root, tmp_path, lr=lr))
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["status"], status["epochs_trained"]) == ("diverged", 0)

@@ -51,7 +51,16 @@ class Sweep:
         return self.storage / "run"
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sweep.run", "--space", str(self.space), "--storage", str(self.storage), "--yes"]
+        command = [
+            sys.executable,
+            "-m",
+            "sweep.run",
+            "--space",
+            str(self.space),
+            "--storage",
+            str(self.storage),
+            "--yes",
+        ]
         self.process = subprocess.Popen(
             [*command, *words], cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, **environment}, start_new_session=True,
@@ -75,6 +84,10 @@ class Sweep:
             assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < end, "the sweep did not get there"
             time.sleep(0.02)
+
+    def until_training(self) -> None:
+        """Wait for a worker that trains."""
+        self.until(lambda: bool(self.workers()))
 
     def epochs(self) -> dict[str, int]:
         """Epochs on disk, by trial."""

@@ -22,7 +22,7 @@ def test_killed_workers_change_nothing(undisturbed: Sweep, tmp_path: Path, runs:
         sweep.start()
         with ended(sweep):
             for _ in range(2):
-                sweep.until(lambda: bool(sweep.workers()))
+                sweep.until_training()
                 time.sleep(chance.uniform(0.0, 3.0))
                 for worker in sweep.workers()[:1]:
                     worker.send_signal(signal.SIGKILL)
@@ -47,14 +47,15 @@ def test_killed_drivers_change_nothing(undisturbed: Sweep, tmp_path: Path, runs:
             with ended(sweep):
                 try:
                     # Only the first two drivers are killed early; CI's time is bounded.
-                    sweep.until(lambda: bool(sweep.workers()))
+                    sweep.until_training()
                     if attempt < 2:
                         time.sleep(chance.uniform(0.5, 5.0))
                         family = sweep.family()
                         sweep.process.kill()
                         sweep.process.communicate()
                         assert leftovers(family, within_s=30) == [], "orphans of a killed driver end by themselves"
-                        completed = {t: s["epochs_trained"] for t, s in sweep.statuses().items() if s["status"] == "completed"}
+                        statuses = sweep.statuses().items()
+                        completed = {t: s["epochs_trained"] for t, s in statuses if s["status"] == "completed"}
                         # What was on disk never shrinks by more than the epoch that was under way.
                         assert all(sweep.epochs()[trial] >= count for trial, count in before.items())
                         done |= completed
@@ -100,7 +101,7 @@ def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     sweep.start()
     with ended(sweep):
-        sweep.until(lambda: bool(sweep.workers()))
+        sweep.until_training()
         family = sweep.family()
         sweep.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -118,7 +119,7 @@ def test_two_drivers_and_a_stale_lock(undisturbed: Sweep, tmp_path: Path) -> Non
     sweep, second = Sweep(tmp_path), Sweep(tmp_path)
     sweep.start()
     with ended(sweep):
-        sweep.until(lambda: bool(sweep.workers()))
+        sweep.until_training()
         for words in ([], ["--resume"]):
             code, text = second.go(*words)
             assert code == 2, text

@@ -20,7 +20,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 60 MB: about one trial's files."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True, text=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)]
+    mount = subprocess.run(command, capture_output=True, text=True)
     if mount.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
     yield place

@@ -32,7 +32,7 @@ from typing import Any
 from targets import INSTRUMENTED, TARGETS, TOKENS, Finding, seeds
 
 SLOW_S = 5.0
-MAX_INPUT_BYTES = 4096
+MAX_INPUT_BYTES = 8192
 
 
 # One target, in a process of its own.
@@ -241,7 +241,7 @@ def main() -> int:
         result["coverage"] = (
             dict(zip(("edges", "features", "corpus"), map(int, reached[-1]), strict=True)) if reached else None
         )
-        print(json.dumps({"target": target, "engine": flags.engine, **result}, indent=2))
+        print(json.dumps({"target": target, "engine": flags.engine, **result}, indent=2), flush=True)
         failed |= bool(result["findings"])
     print(f"findings and logs: {findings}")
     return int(failed)

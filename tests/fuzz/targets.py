@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -106,11 +107,12 @@ VALUES: list[Any] = [
 
 def edited_space(payload: bytes, bases: list[Any]) -> Any:
     """Return one of the project's spaces after edits that four bytes each decide: where (three bytes) and what."""
-    document = json.loads(json.dumps(bases[payload[0] % len(bases)])) if payload else {}
+    document = copy.deepcopy(bases[payload[0] % len(bases)]) if payload else {}
     words = TOKENS["yaml"][:47]
     for i in range(1, min(len(payload), 60) - 3, 4):
         first, second, third, what = payload[i : i + 4]
         parent, key, node = None, None, document
+        value = copy.deepcopy(VALUES[what % len(VALUES)])
         for step in (first, second, third):
             if not isinstance(node, dict | list) or not node or step >= 0xF0:
                 break
@@ -120,11 +122,11 @@ def edited_space(payload: bytes, bases: list[Any]) -> Any:
         if what < 0x20 and isinstance(parent, dict):
             del parent[key]
         elif what < 0x80 and isinstance(node, dict):
-            node[words[third % len(words)]] = VALUES[what % len(VALUES)]
+            node[words[third % len(words)]] = value
         elif what < 0xA0 and isinstance(node, list):
-            node.append(VALUES[what % len(VALUES)])
+            node.append(value)
         elif parent is not None:
-            parent[key] = VALUES[what % len(VALUES)]
+            parent[key] = value
     return document
 
 
@@ -145,15 +147,13 @@ def csv_target(folder: Path) -> Callable[[bytes], str]:
     root = folder / "faces"
     for split in ("train", "val"):
         (root / split).mkdir(parents=True)
-        for number in range(1, 31):
+        for number in range(1, 61):
             (root / split / f"{number}.jpg").touch()
-    cells = [(age, gender) for age in AGE_GROUPS for gender in GENDERS]
-    val = [f"val/{number},{age},{gender}" for number, (age, gender) in enumerate(cells, 1)]
-    (root / "fairface_label_val.csv").write_text(
-        "\n".join(["file,age,gender", *(v.replace(",", ".jpg,", 1) for v in val)])
-    )
+    cells = [(age, gender) for age in AGE_GROUPS for gender in GENDERS] * 3
+    val = [f"val/{number}.jpg,{age},{gender}" for number, (age, gender) in enumerate(cells, 1)]
+    (root / "fairface_label_val.csv").write_text("\n".join(["file,age,gender", *val]))
     path = root / "fairface_label_train.csv"
-    bases = tuple(f"{folder.resolve()}/{name}/" for name in ("faces",))
+    inside = f"{root.resolve()}/"
 
     def digest(payload: bytes, protocol: str) -> str:
         path.write_bytes(payload)
@@ -162,7 +162,7 @@ def csv_target(folder: Path) -> Callable[[bytes], str]:
         for rows in (manifest.train, manifest.val, manifest.test):
             if not len(rows) or not ((rows.age >= 0) & (rows.age < 9) & (rows.gender >= 0) & (rows.gender < 2)).all():
                 raise Finding("a part is empty or holds a label out of range")
-            if not all(str(image).startswith(bases) and os.path.isfile(image) for image in rows.path):  # noqa: PTH113
+            if not all(str(image).startswith(inside) and os.path.isfile(image) for image in rows.path):  # noqa: PTH113
                 raise Finding("an image lies outside of the root")
         train = manifest.train
         if protocol == "seed" and (train.line[1:] <= train.line[:-1]).any():
@@ -198,12 +198,12 @@ def seeds(target: str) -> list[bytes]:
         corpus = (PROJECT / "tests" / "sweep" / "bad_spaces.txt").read_text(encoding="utf-8")
         cases = [block.partition("\n")[2].partition("\n=> ")[0] for block in corpus.split("\n## ")[1:]]
         return [*spaces, *(case.encode() for case in cases if not case.startswith("--set"))]
-    rows = ["train/1.jpg,0-2,Male", "train/2.jpg,3-9,Female", "train/3.jpg,more than 70,Male", "1.jpg,10-19,Female"]
+    rows = ["train/1.jpg,0-2,Male", "train/2.jpg,3-9,Female", "train/3.jpg,more than 70,Male", "4.jpg,10-19,Female"]
     clean = "\n".join(["file,age,gender", *rows])
     many = "\n".join(
-        ["file,age,gender,race,service_test", *(f"train/{n}.jpg,3-9,Male,White,True" for n in range(1, 30))]
+        ["file,age,gender,race,service_test", *(f"train/{n}.jpg,3-9,Male,White,True" for n in range(1, 60))]
     )
     damaged = "file;age;gender\r\n1.jpg;9-Mar;m\r\n2.jpg;19-Oct;F\r\n3.jpg;70+;FEMALE\r\n"
-    quoted = 'image_path,Age Group,gender\n"train/1.jpg","20-29","Male"\n"a\nb.jpg",30-39,Male\n'
+    quoted = 'image_path,Age Group,gender\n"train/1.jpg","20-29","Male"\n"5.jpg",30-39,Male\n'
     texts = [clean, many, damaged, quoted, clean.replace(",", "\t"), f"sep=,\n{clean}", clean.replace("\n", "\n\n"), ""]
     return [b"s" + text.encode() for text in texts] + [b"o" + many.encode(), b"s" + many.encode("utf-16")]

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from targets import TARGETS, Finding, csv_target, seeds, yaml_target
+from targets import TARGETS, Finding, check_lines, csv_target, seeds
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -22,10 +22,10 @@ def test_the_seeds_of_the_fuzzer_and_their_neighbors_pass(tmp_path: Path, target
     assert 3 <= outcomes.count("accepted") < len(outcomes)
 
 
-def test_the_checks_of_the_fuzzer_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.spec.DATA_FIELDS", ("a\nb",))
+def test_a_problem_of_two_lines_would_be_found() -> None:
+    check_lines(("one line", "another"))
     with pytest.raises(Finding, match="a problem is not one printable line"):
-        yaml_target(tmp_path)(b'space: {"a\\nb": {grid: [1]}}')
+        check_lines(("one line\nand another",))
 
 
 def test_an_image_outside_of_the_root_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +37,15 @@ def test_an_image_outside_of_the_root_would_be_found(tmp_path: Path, monkeypatch
     monkeypatch.setattr("fairface_core.paths.ImageFinder.holds", lambda *_: True)
     with pytest.raises(Finding, match="an image lies outside of the root"):
         one_input(payload)
+
+
+@pytest.mark.parametrize("age", [f"Mar-{'9' * 20}", "1" * 5000, f"9 mar {'9' * 4400}"], ids=len)
+def test_what_the_fuzzer_found_in_the_csv_reader_stays_mended(tmp_path: Path, age: str) -> None:
+    # datetime.date(10**20, 3, 1) raised OverflowError, int("9" * 4400) ValueError (found by atheris).
+    outcome = csv_target(tmp_path)(f"sfile,age,gender\n1.jpg,{age},Male\n".encode())
+    assert outcome.startswith("fairface_label_train.csv line _: age _")
+
+
+@pytest.mark.parametrize("text", ['{"\\ud83d\\ude00": {}}', 'name: "\\ud83d\\ude00"'])
+def test_a_surrogate_pair_is_a_character_also_in_a_space(tmp_path: Path, text: str) -> None:
+    assert "surrogate" not in TARGETS["yaml"](tmp_path)(text.encode())

@@ -1,7 +1,7 @@
 """A fake at the `fit` seam: known learning curves, the real trial folder, no training.
 
 What it does beyond that is told by `fake.json` beside the run folder (`<storage>/fake.json`):
-`epoch_s`: seconds an epoch takes; `curves`: trial id -> scores; `faults`: trial id -> epoch -> what happens in that
+`epoch_s`: seconds an epoch takes, or those by backbone; `curves`: trial id -> scores; `faults`: trial id -> epoch -> what happens in that
 epoch before anything of it is written: kill, hang, stop, oom, device, diverge, bug, transient, disk, warn. A fault happens
 in the first attempt alone, unless it ends in `!`.
 `order`: name of a file beside it that gets a line `trial_id epoch pid start end` for each epoch.
@@ -42,10 +42,7 @@ def curve(config: TrainConfig) -> list[float]:
     import math
 
     distance = abs(math.log10(config.lr / 3e-4))
-    noise = (
-        int(hashlib.sha256(f"{config.backbone}{config.lr}{config.seed}".encode()).hexdigest()[:4], 16)
-        / 0xFFFF
-    )
+    noise = int(hashlib.sha256(f"{config.backbone}{config.lr}{config.seed}".encode()).hexdigest()[:4], 16) / 0xFFFF
     top = 0.75 - 0.1 * distance + 0.01 * noise
     return [round(top * (1 - math.exp(-epoch / 5)), 6) for epoch in range(1, config.epochs + 1)]
 
@@ -75,12 +72,15 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
         write_json(folder, "config.json", {"schema_version": 1, "config": config.model_dump(mode="json")})
     write_history(folder, history)
     write_status(folder, "running", epochs_trained=len(history), attempts=attempt)
+    epoch_s = orders.get("epoch_s", 0.0)
+    if isinstance(epoch_s, dict):
+        epoch_s = epoch_s.get(config.backbone, 0.0)
     scores = orders.get("curves", {}).get(trial_id) or curve(config)
     for epoch in range(len(history) + 1, config.epochs + 1):
         began = time.time()
         _fault(orders.get("faults", {}).get(trial_id, {}).get(str(epoch), ""), attempt, folder, epoch, config)
-        for _ in range(10 if orders.get("epoch_s") else 1):
-            time.sleep(orders.get("epoch_s", 0.0) / 10)
+        for _ in range(10 if epoch_s else 1):
+            time.sleep(epoch_s / 10)
             pulse.beat()
         report = _epoch(config, epoch, scores[epoch - 1], history)
         history.append(report)
@@ -165,19 +165,13 @@ def _fault(what: str, attempt: int, folder: Folder, epoch: int, config: TrainCon
     elif kind == "diverge":
         reason = f"epoch {epoch}: the training loss is nan"
         detail = {"kind": "diverged", "epoch": epoch}
-        write_status(
-            folder, "diverged", reason=reason, detail=detail, epochs_trained=epoch - 1, attempts=attempt
-        )
+        write_status(folder, "diverged", reason=reason, detail=detail, epochs_trained=epoch - 1, attempts=attempt)
         raise TrainingDiverged(reason)
     elif kind == "bug":
         raise ValueError("a bug in the model")
     elif kind == "transient":
-        raise StorageError("cannot write s3://x: connection reset") from ConnectionResetError(
-            errno.ECONNRESET, "reset"
-        )
+        raise StorageError("cannot write s3://x: connection reset") from ConnectionResetError(errno.ECONNRESET, "reset")
     elif kind == "disk":
-        raise StorageError("cannot write state.pt: ENOSPC: no space left") from OSError(
-            errno.ENOSPC, "no space left"
-        )
+        raise StorageError("cannot write state.pt: ENOSPC: no space left") from OSError(errno.ENOSPC, "no space left")
     elif kind == "warn":
         warnings.warn("state.pt: damaged; going on from state.prev.pt", stacklevel=1)

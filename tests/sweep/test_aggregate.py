@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -55,6 +56,10 @@ def recomputed(trial: Path, split: str) -> dict[str, float]:
     }
 
 
+def spread(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
 def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     value = json.loads(path.read_text())
     change(value)
@@ -100,17 +105,18 @@ def test_leaderboard_numbers_agree_with_the_predictions(drawn_run: Path) -> None
         by_config.setdefault(trial["config_id"], []).append(drawn_run / "trials" / trial["trial_id"])
     assert sorted(table["config_id"]) == sorted(by_config)
     for row in table.to_dict("records"):
-        trials = by_config[row["config_id"]]
-        assert row["num_seeds"] == len(trials) == 3
+        epochs = {t: json.loads((t / "status.json").read_text())["epochs_trained"] for t in by_config[row["config_id"]]}
+        trials = [trial for trial, trained in epochs.items() if trained == max(epochs.values())]
+        assert row["num_seeds"] == len(trials)
         for split in ("val", "test"):
             scores = [recomputed(trial, split) for trial in trials]
             mean_f1 = [one["mean_f1"] for one in scores]
             assert row[f"{split}_mean_f1"] == pytest.approx(np.mean(mean_f1), abs=1e-9)
-            assert row[f"{split}_mean_f1_sd"] == pytest.approx(np.std(mean_f1, ddof=1), abs=1e-9)
+            assert row[f"{split}_mean_f1_sd"] == pytest.approx(spread(mean_f1), abs=1e-9, nan_ok=True)
         for metric in ("age_acc", "age_f1m", "gen_acc", "gen_f1m"):
             values = [one[metric] for one in scores]
             assert row[f"test_{metric}"] == pytest.approx(np.mean(values), abs=1e-9)
-            assert row[f"test_{metric}_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-9)
+            assert row[f"test_{metric}_sd"] == pytest.approx(spread(values), abs=1e-9, nan_ok=True)
 
 
 def test_intervals_are_those_of_the_statistics_on_the_stored_predictions(drawn_run: Path) -> None:
@@ -147,6 +153,15 @@ def test_only_full_budget_configurations_are_ranked_by_validation(drawn_run: Pat
     assert partial["note"].str.contains(r"stopped by ASHA at epoch \d+ of 20").all()
 
 
+def test_seeds_that_got_less_far_are_not_averaged(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Shape(**{**vars(TINY), "ends": {0: "diverged"}}))
+    first, second = trial_folders(run)[:2]
+    row = leaderboard(read_run(open_folder(run))).query("config_id.str.startswith('resnet50-lr1e-4')").iloc[0]
+    assert pd.isna(row["rank"]) and (row["num_seeds"], row["seeds"]) == (1, "2")
+    assert row["val_mean_f1"] == pytest.approx(recomputed(second, "val")["mean_f1"], abs=1e-9)
+    assert recomputed(first, "val")["mean_f1"] != pytest.approx(row["val_mean_f1"], abs=1e-3)
+
+
 def test_the_test_split_never_moves_a_rank(drawn_copy: Path) -> None:
     before = leaderboard(read_run(open_folder(drawn_copy)))
     worst, first = before["test_mean_f1"].min(), before.iloc[0]["config_id"]
@@ -174,6 +189,14 @@ def test_both_csvs_are_a_function_of_the_folders(drawn_copy: Path) -> None:
         (drawn_copy / name).unlink()
     rebuild(run)
     assert [(drawn_copy / name).read_bytes() for name in (BENCHMARK_CSV, LEADERBOARD_CSV)] == first
+
+
+def test_a_location_holds_no_credentials(drawn_run: Path) -> None:
+    run = read_run(open_folder(drawn_run))
+    assert run.location == str(drawn_run)
+    remote = dataclasses.replace(run, folder=open_folder("s3://key:secret@bucket/runs/a?region=x&access=y"))
+    assert (remote.location, remote.name) == ("s3://bucket/runs/a", "a")
+    assert "secret" not in benchmark_rows(remote).to_csv() and "access" not in benchmark_rows(remote).to_csv()
 
 
 def test_whole_numbers_stay_whole_where_cells_are_empty(tmp_path: Path) -> None:
@@ -238,6 +261,7 @@ def test_a_torn_report_is_named_and_left_out(drawn_copy: Path, keep: int) -> Non
         (lambda r: r["config"].update(lr=0.5), "the report of another trial"),
         (lambda r: r["config"].pop("batch_size"), "config lacks batch_size"),
         (lambda r: r["timing"].update(images_per_s=[1]), "timing.images_per_s"),
+        (lambda r: r["provenance"].update(data_digest={"a": 1}), "provenance.data_digest"),
         (lambda r: r.clear(), "schema_version is None"),
     ],
 )
@@ -330,6 +354,7 @@ def test_the_runs_own_files_may_be_missing(drawn_copy: Path) -> None:
 
 
 def test_a_second_writer_waits_for_the_first(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").touch()
     folder, order = open_folder(tmp_path), []
 
     def write() -> None:

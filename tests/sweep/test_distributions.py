@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweep.distributions import Choice, Distribution, Grid, LogUniform, RandInt, Uniform
@@ -19,7 +19,7 @@ DISTRIBUTIONS = st.one_of(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(DISTRIBUTIONS, st.floats(0, 1, exclude_max=True))
 def test_a_draw_lies_in_its_distribution(distribution: Distribution, fraction: float) -> None:
     value: Any = distribution.at(fraction)

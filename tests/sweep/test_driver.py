@@ -170,7 +170,9 @@ def test_a_hung_worker_is_ended_and_its_trial_goes_on(tmp_path: Path, what: str)
 
 
 def test_a_long_epoch_that_shows_life_is_not_a_hang(tmp_path: Path) -> None:
-    ledger, seen = run_sweep(tmp_path / "s", fake={"epoch_s": 5.0}, stall_timeout_s=2.5, fixed={"epochs": 1}, **SMALL_SPACE)
+    ledger, seen = run_sweep(
+        tmp_path / "s", fake={"epoch_s": 5.0}, stall_timeout_s=2.5, fixed={"epochs": 1}, **SMALL_SPACE
+    )
     assert [trial.status for trial in ledger.trials.values()] == ["completed"]
     assert len(seen.endings) == 1
 

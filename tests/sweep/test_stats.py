@@ -189,6 +189,15 @@ def test_a_model_and_itself_are_tied(seeds: int) -> None:
     assert found.low <= 0 <= found.high
 
 
+def test_rounding_is_no_difference() -> None:
+    """Seeds that make no difference at all: (x + x + x) / 3 is not always x, and no variance would forgive it."""
+    for draw in range(20):
+        one = models((1,), draw=draw, num_images=300)["a"]
+        found = compare(one * 3, one, num_resamples=100)
+        assert (found.p_value, found.verdict()) == (1.0, "tie")
+        assert found.low == pytest.approx(0, abs=1e-9) and found.high == pytest.approx(0, abs=1e-9)
+
+
 def test_p_value_interval_and_verdict_agree() -> None:
     verdicts = []
     for draw in range(40):
