@@ -15,9 +15,9 @@ _PROTOCOLS = {
     "seed of its own: every trial is scored on the same test images.",
     "official": "The whole validation CSV is the test set; validation is carved from the training CSV.",
 }
-# Said of each trial alone, so not of the sweep.
 _MAX_PARTS = 20
 _MAX_FACTS = 300
+# Said of each trial alone, so not of the sweep.
 _PER_TRIAL_FACTS = ("seed", "config_digest", "micro_batch_size")
 
 

@@ -31,7 +31,7 @@ class Configuration:
 
     Attributes:
         config_id: Its name.
-        group: Its backbone.
+        group: The value it is grouped by: its backbone.
         values: Swept keys and their values.
         records: Its trials, in plan order.
         rank: 1 for the best mean validation score among the full-budget configurations; None if it is not ranked.
@@ -101,12 +101,12 @@ class Configuration:
 
     def cost(self, name: str) -> float | None:
         """Return the mean of a `timing` entry over the runs shown; GPU-hours add up over all its runs instead."""
-        values = [record.report["timing"].get(name) for record in self.records if record.report]
-        if name == "gpu_hours":
-            return sum(v for v in values if v is not None) if values else None
-        values = [record.report["timing"].get(name) for record in self.shown if record.report]
-        known = [v for v in values if v is not None]
-        return fmean(known) if known else None
+        in_all = name == "gpu_hours"
+        values = [r.report["timing"].get(name) for r in (self.records if in_all else self.shown) if r.report]
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return sum(known) if in_all else fmean(known)
 
     @property
     def note(self) -> str:

@@ -51,9 +51,14 @@ def write_report(folder: Folder) -> tuple[Board, Verdict]:
         folder.write(LEADERBOARD_CSV, csv_of(board_frame(board)))
         verdict = judge(board)
         cards = []
-        for group in board.best_of_group:
-            cards.append((group, card_name(board.run, group)))
-            folder.write(cards[-1][1], _bytes(render_card(board, verdict, group)))
+        for group in board.run.groups:
+            name = card_name(board.run, group)
+            if group in board.best_of_group:
+                cards.append((group, name))
+                folder.write(name, _bytes(render_card(board, verdict, group)))
+            else:
+                # A group may lose its rank, when a file is damaged: its old card must not outlive it.
+                folder.remove(name)
         folder.write(REPORT_HTML, _bytes(render_page(build_page(board, verdict, cards))))
     return board, verdict
 

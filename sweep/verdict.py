@@ -97,7 +97,7 @@ def _scores(one: Configuration) -> str:
 
 
 def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = False) -> str:
-    """Return `b (difference +0.010, 95\u202f% interval 0.001 to 0.019) and c (...)`."""
+    """Return `b (difference +0.010, 95 % interval +0.001 to +0.019) and c (...)`."""
     words = []
     for other, pair in items:
         difference, low, high = pair.difference, pair.low, pair.high

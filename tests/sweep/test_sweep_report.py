@@ -395,6 +395,16 @@ def test_speeds_of_different_devices_come_with_a_warning(tmp_path: Path) -> None
     assert "another GPU (1 trial)" in html.unescape(text)
 
 
+def test_a_card_does_not_outlive_the_rank_of_its_group(tmp_path: Path) -> None:
+    spaces = {"resnet50": (3e-4,), "vit_b_16": (3e-5,)}
+    run = make_run(tmp_path / "run", Shape(spaces=spaces, seeds=(1,), **QUICK))
+    write_report(open_folder(run))
+    assert {path.name for path in run.glob("*.md")} == {"model_card_resnet50.md", "model_card_vit_b_16.md"}
+    (trial_folders(run)[0] / "report.json").write_text("{")
+    write_report(open_folder(run))
+    assert {path.name for path in run.glob("*.md")} == {"model_card_vit_b_16.md"}
+
+
 def test_a_report_without_optional_parts_still_has_a_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", Shape(spaces={"resnet50": (3e-4,), "vit_b_16": (3e-5,)}, seeds=(1, 2), **QUICK))
     for trial in trial_folders(run):
