@@ -31,6 +31,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,9 +72,10 @@ LOCAL_ENVIRONMENT = {
 }
 WORKER_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
 OBJECT_STORE_BYTES = 100 * 2**20
-# A socket's path has at most 107 bytes, and Ray adds about 75 to its folder.
-_MAX_TEMP_CHARS = 30
+# A socket's path has at most 107 bytes, of which ours and Ray's folders take 93.
+_MAX_TEMP_CHARS = 12
 _TEMP_PREFIX = "fairface-ray-"
+_MAKING_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,9 @@ def _private_folder() -> Iterator[Path]:
         parent = Path("/tmp")
     for stale in parent.glob(f"{_TEMP_PREFIX}*"):
         with contextlib.suppress(OSError), (stale / "alive").open() as file:
+            # One that is being made is not locked yet.
+            if time.time() - stale.stat().st_mtime < _MAKING_S:
+                continue
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=parent))
@@ -315,7 +320,8 @@ def _private_folder() -> Iterator[Path]:
         # The kernel lets go of it when this process ends, however it ends.
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            yield folder
+            # Ray makes its own folder writable by everyone; nobody gets past the one around it.
+            yield folder / "r"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

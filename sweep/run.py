@@ -12,10 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from fairface_core.console import run_command
-from sweep.worker import FIT
 
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
 
@@ -53,12 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, *, fit: str = FIT) -> int:
+def main(argv: Sequence[str] | None = None, *, fit: str | None = None) -> int:
     """Run the command.
 
     Args:
         argv: Words of the command line; None for those of this process.
-        fit: `module:function` that trains; tests give a fake.
+        fit: `module:function` that trains, for tests; None for the real one.
 
     Returns:
         The exit code.
@@ -67,8 +64,10 @@ def main(argv: Sequence[str] | None = None, *, fit: str = FIT) -> int:
     return run_command(lambda: _run(arguments, fit), debug=arguments.debug)
 
 
-def _run(arguments: argparse.Namespace, fit: str) -> int:
-    # Imported late: --help and a typing error are answered at once.
+def _run(arguments: argparse.Namespace, fit: str | None) -> int:
+    # Imported late: --help is answered at once.
+    from rich.console import Console
+
     from sweep.signals import Interrupted, StopSignals
     from sweep.spec import load_space
 
@@ -97,7 +96,7 @@ def _run(arguments: argparse.Namespace, fit: str) -> int:
         resume=arguments.resume,
         force=arguments.force,
         yes=arguments.yes,
-        fit=fit,
+        **({} if fit is None else {"fit": fit}),
     )
     with StopSignals() as signals:
         try:

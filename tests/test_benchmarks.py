@@ -86,6 +86,7 @@ def test_step(capsys: pytest.CaptureFixture[str]) -> None:
         assert rows["step.mobilenet_v3_small.cuda.real/constant"]["ratio"] is None
 
 
+@pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")
 @pytest.mark.timeout(600)
 def test_gpu_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
@@ -101,6 +102,7 @@ def test_gpu_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert written["machine"]["torch"]
 
 
+@pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")
 @pytest.mark.timeout(600)
 def test_startup(
     capsys: pytest.CaptureFixture[str], demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +117,7 @@ def test_startup(
     assert rows["startup.import fairface_core/torch"]["ratio"] < 0.5
 
 
+@pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc/PID/smaps")
 @pytest.mark.timeout(600)
 def test_sharing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +140,7 @@ def test_sharing(capsys: pytest.CaptureFixture[str]) -> None:
     assert two["image_rss_mib"] > 1.5 * rows["sharing.1_trials/one"]["image_rss_mib"]
 
 
+@pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_sweep_overhead(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +149,7 @@ def test_sweep_overhead(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < row["overhead_s"] <= row["wall_s"]
 
 
+@pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_plain_tune(capsys: pytest.CaptureFixture[str]) -> None:

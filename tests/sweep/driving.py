@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ def run_sweep(
     max_legs: int | None = None,
     stall_timeout_s: float | None = None,
     max_retries: int = 2,
+    tick: Callable[[], None] = lambda: None,
     **changes: Any,
 ) -> tuple[Ledger, Seen]:
     """Run SPACE, changed, in `storage/run`, and return what it left and what was seen."""
@@ -133,7 +134,7 @@ def run_sweep(
     seen = Seen()
     with StopSignals() as signals:
         run_trials(
-            ledger, tasks, Watcher(seen.on_began, seen.on_epoch, seen.on_ended, lambda: None), signals,
+            ledger, tasks, Watcher(seen.on_began, seen.on_epoch, seen.on_ended, tick), signals,
             ray_dir=storage, max_legs=max_legs, stall_timeout_s=stall_timeout_s,
         )  # fmt: skip
     return ledger, seen
