@@ -1,7 +1,7 @@
 """Do the intervals of sweep/stats.py cover, and are two copies of one model called different too often?
 
-    python benchmarks/stats_coverage.py                  # all scenarios, about half an hour on one core
-    python benchmarks/stats_coverage.py --trials 100     # a look
+    python -m benchmarks.stats_coverage                  # all scenarios, about half an hour on one core
+    python -m benchmarks.stats_coverage --trials 100     # a look
 
 Each trial draws a test set and, for each configuration, some seeds of models with *known* population scores, asks
 `sweep.stats` for its intervals, and looks whether they hold the truth. The models are ordinal: a face of age group k

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import f1_score
 
+from benchmarks import stats_coverage as simulation
 from sweep import bootstrap
 from sweep.bootstrap import Predictions, image_covariance, resample_weights, resampled_scores
 from sweep.stats import COVERS_BOTH, COVERS_IMAGES, compare, compare_all, holm, score_interval, seed_interval
-
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "stats_coverage.py"
-
-
-def _load_simulation() -> ModuleType:
-    """The models with known scores are the benchmark's: one definition."""
-    spec = importlib.util.spec_from_file_location("stats_coverage", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-simulation = _load_simulation()
 
 
 def models(seeds: tuple[int, ...], *, draw: int = 0, better: float = 0.0, num_images: int = 2191) -> dict:
@@ -301,8 +283,8 @@ def test_a_pair_of_full_size_takes_far_less_than_a_second() -> None:
     assert min(seconds) < 1.0
 
 
-# By simulation. The benchmark (benchmarks/results/stats_coverage_*.md) holds 93-97 % in far more trials and scenarios;
-# 400 trials know a share of 95 % to 1.1 points only, which the bounds here grant.
+# By simulation, with the models of the benchmark, whose results (benchmarks/results/stats_coverage_*.md) hold 93-97 %
+# in more trials and scenarios; 400 trials know a share of 95 % to 1.1 points only, which the bounds here grant.
 
 NOISE = (0.95 * 0.05 / 400) ** 0.5
 
