@@ -185,8 +185,7 @@ def connected(
             raise ConfigError(_why_not(address, error)) from error
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        # The client's context, which Ray's types allow for, has no address_info; a driver's always has.
-        info: dict[str, Any] = context.address_info  # type: ignore[attr-defined]
+        info = context.address_info  # type: ignore[attr-defined]  # Ray Client's context has none; ours is no client
         if address is None:
             _assert_loopback(info["node_ip_address"])
         url = context.dashboard_url

@@ -12,7 +12,7 @@ or the other prevails (benchmarks/results). Instead, the two are estimated apart
   The latter the bootstrap knows: the mean variance of a seed's score less the mean covariance of two seeds' scores.
   What S^2 has in excess of it, divided by n seeds, is the variance that other seeds would bring; 0 if there is none.
 - An interval's half width is `sqrt((z se_images)^2 + (t se_seeds)^2)`: each part with its own quantile, because n seeds
-  know their variance from n - 1 degrees of freedom only (Welch-Satterthwaite for two configurations). Such sums of
+  know their excess from n - 1 degrees of freedom only (two configurations: Welch-Satterthwaite). Such sums of
   squared half widths are Cochran's, and MOVER's (Zou and Donner, Statistics in Medicine 27, 2008).
 - One seed shows no luck. The interval then speaks of the trained model at hand, and says so.
 
