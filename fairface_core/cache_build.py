@@ -29,6 +29,7 @@ from PIL import Image
 
 from fairface_core.errors import CacheError
 from fairface_core.images import ImageError, LargeImage, decode_image
+from fairface_core.pulse import beat
 
 SCHEMA_VERSION = 1
 RESIZE_RULE = "pillow bilinear"
@@ -175,6 +176,7 @@ def _decode_all(
 
         def count(reply: dict[str, Any]) -> None:
             decoded.add(reply)
+            beat()
             if progress:
                 progress(decoded.num_done, len(paths))
 

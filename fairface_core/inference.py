@@ -12,6 +12,7 @@ from fairface_core.augment import prepare_eval
 from fairface_core.batches import eval_batches
 from fairface_core.cache import ImageCache
 from fairface_core.dataset import Split
+from fairface_core.pulse import beat
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def predict(
             age_logits, gender_logits = model(images)
             age.append(age_logits.float())
             gender.append(gender_logits.float())
+            beat()
         # One read for the split: a read per batch would wait for the device each time.
         logits = Logits(torch.cat(age).cpu().numpy(), torch.cat(gender).cpu().numpy())
     model.train(was_training)

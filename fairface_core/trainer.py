@@ -29,6 +29,7 @@ from fairface_core.metrics import split_metrics
 from fairface_core.model import build_model, num_params
 from fairface_core.objective import Objective
 from fairface_core.provenance import provenance
+from fairface_core.pulse import beat
 from fairface_core.recorder import Recorder
 from fairface_core.report import EpochReport, TrialReport, check_results_csv
 from fairface_core.seeding import derived_seed
@@ -215,6 +216,7 @@ class _Run:
                 images = augment(batch.images, params, self.image_size)
                 loss_sum += self._step(images, batch.age, batch.gender) * len(batch.age)
                 seen += len(batch.age)
+                beat()
                 if step % _STEPS_BETWEEN_CHECKS == 0:
                     self._check_loss(epoch, loss_sum, seen)
         return self._check_loss(epoch, loss_sum, seen)

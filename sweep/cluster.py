@@ -14,6 +14,7 @@ Traps of Ray 2.60 that this module guards against (tests/sweep/test_cluster_netw
 - Token authentication is the default for `ray.init` since 2.60 alone; here it is asked for.
 - Workers are started in advance, one a CPU, and never used: trials have an environment of their own.
 - `ray.init` replaces the SIGTERM handler. Ours is installed after it (sweep/signals.py).
+- `ray.init` that is interrupted forgets what it started, and a raylet's two agents outlive it by a minute.
 - With 0 GPUs a worker still sees every GPU of its node; sweep/worker.py hides them.
 - 30 % of memory is reserved for an object store that a sweep does not use; a small /dev/shm makes it a screen of
   warnings. Ours has 100 MiB.
@@ -22,23 +23,22 @@ Traps of Ray 2.60 that this module guards against (tests/sweep/test_cluster_netw
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import ipaddress
 import logging
-import math
 import os
-import secrets
-import shutil
+import socket
 import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fairface_core.errors import ConfigError
+from sweep.machine import local_cpus, local_gpus
+from sweep.private import ensure_private_token, private_folder, token_hint
 
 # Set for the life of this process. What a joined cluster's workers need of it is in WORKER_ENVIRONMENT.
 DRIVER_ENVIRONMENT = {
@@ -56,6 +56,8 @@ DRIVER_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # How many trials wait is decided in placement.py; a limit here would hold back a small trial behind a big one.
     "TUNE_MAX_PENDING_TRIALS_PG": "10000",
+    # A worker that does not end when it is asked to is killed after this long.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
     # Tune's own state is never read back: once at the start is enough.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     # A trial's last report holds no metric when it says how the trial ended.
@@ -72,10 +74,7 @@ LOCAL_ENVIRONMENT = {
 }
 WORKER_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
 OBJECT_STORE_BYTES = 100 * 2**20
-# A socket's path has at most 107 bytes, of which ours and Ray's folders take 93.
-_MAX_TEMP_CHARS = 12
-_TEMP_PREFIX = "fairface-ray-"
-_MAKING_S = 60.0
+_KNOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,9 @@ def connected(
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if address is None:
-            _ensure_private_token()
+            session_dir = stack.enter_context(private_folder())
+            ensure_private_token(session_dir.parent)
+            stack.enter_context(_no_survivors(session_dir))
             options |= {
                 "address": "local",
                 "num_cpus": local_cpus() if num_cpus is None else num_cpus,
@@ -174,11 +175,12 @@ def connected(
                 "include_dashboard": _has_dashboard(),
                 "dashboard_host": "127.0.0.1",
                 "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": str(stack.enter_context(_private_folder())),
+                "_temp_dir": str(session_dir),
             }
         else:
+            _knock(address)
+            stack.callback(leave)
             options |= {"address": address, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
-        stack.callback(leave)
         try:
             context = ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
@@ -194,8 +196,23 @@ def connected(
             address=str(info["gcs_address"]),
             nodes=live_nodes(),
             dashboard=f"http://{url}" if url else None,
-            token_hint=_token_hint(),
+            token_hint=token_hint(),
         )
+
+
+@contextlib.contextmanager
+def _no_survivors(session_dir: Path) -> Iterator[None]:
+    """End what is left of our own Ray at the end. An interrupted `ray.init` does not know what it had started."""
+    try:
+        yield
+    finally:
+        family = psutil.Process().children(recursive=True)
+        leave()
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if line.startswith("ray") or str(session_dir) in line:
+                    process.kill()
 
 
 def leave() -> None:
@@ -249,82 +266,6 @@ def on_every_node(function: Callable[..., Any], arguments: Sequence[Any], *, tim
     return answers
 
 
-def local_cpus() -> int:
-    """CPUs that this process may use: affinity and container limits count."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        usable = min(usable, max(1, math.floor(int(quota) / int(period))))
-    return usable
-
-
-def local_gpus() -> int:
-    """GPUs that torch can use here."""
-    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-    if not any(Path(device).exists() for device in drivers):
-        return 0  # Without asking torch, whose import takes a second.
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _ensure_private_token() -> None:
-    """Make the token that Ray would make, but readable by its owner alone."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    path = _token_path()
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(32))
-        if path.stat().st_uid == os.getuid():
-            path.chmod(0o600)
-    except (OSError, RuntimeError):
-        # No home, or one that cannot be written: the token lives as long as this process.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def _token_path() -> Path:
-    return Path.home() / ".ray" / "auth_token"
-
-
-def _token_hint() -> str:
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return ""
-    if os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return f"cat {os.environ['RAY_AUTH_TOKEN_PATH']}"
-    with contextlib.suppress(OSError, RuntimeError):
-        if _token_path().is_file():
-            return "ray get-auth-token"
-    return "echo $RAY_AUTH_TOKEN"
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """Hold a folder that only we can enter, and remove it at the end; also those of drivers that were killed."""
-    parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > _MAX_TEMP_CHARS:
-        parent = Path("/tmp")
-    for stale in parent.glob(f"{_TEMP_PREFIX}*"):
-        with contextlib.suppress(OSError), (stale / "alive").open() as file:
-            # One that is being made is not locked yet.
-            if time.time() - stale.stat().st_mtime < _MAKING_S:
-                continue
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=parent))
-    with (folder / "alive").open("w") as file:
-        # The kernel lets go of it when this process ends, however it ends.
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            # Ray makes its own folder writable by everyone; nobody gets past the one around it.
-            yield folder / "r"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _has_dashboard() -> bool:
     """Whether `ray[default]` is installed; `ray[tune]` alone has no dashboard."""
     from importlib.util import find_spec
@@ -338,6 +279,18 @@ def _assert_loopback(address: str) -> None:
             f"Ray would listen on {address}, where others can reach it; "
             "import sweep before ray, or leave RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER at 0"
         )
+
+
+def _knock(address: str) -> None:
+    """Raise ConfigError if nothing listens there; Ray would try for minutes, with a screen of warnings."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(_why_not(address, ConnectionError(reason))) from error
 
 
 def _why_not(address: str | None, error: Exception) -> str:

@@ -13,6 +13,7 @@ Traps of Ray 2.60 that this module guards against (tests/sweep/test_driver.py):
   decides.
 - After an exception in the loop `Tune` waits up to 600 s for its actors; an exception that is no `Exception` passes
   through at once, and `ray.shutdown` ends every process in a second or two.
+- A trial whose reused actor cannot be reset is set to ERROR and no callback hears of it. Ended trials are looked through.
 - A hung worker holds its actor for ever: nothing but an epoch reaches the driver. So workers leave a sign of life in
   the GCS's key-value store, and the driver kills those that stop.
 """
@@ -23,7 +24,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from ray.tune.search import Searcher
 
 from fairface_core.errors import ConfigError, FairfaceError
 from sweep import cluster
-from sweep.ledger import ERROR_FILE, Ledger
+from sweep.flight import Flight, death
+from sweep.ledger import Ledger
 from sweep.placement import Placement
 from sweep.scheduler import GroupedASHA
 from sweep.signals import StopSignals
@@ -44,8 +46,6 @@ from sweep.trials import Leg
 from sweep.worker import ENDING_KEY, Ending, Task
 
 _REFRESH_CLUSTER_S = 5.0
-# Ray's own memory monitor. Its text on any other death guesses at "the OOM killer" too.
-_MEMORY_WORDS = ("running low on memory", "NODE_OUT_OF_MEMORY")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def run_trials(
             return
         events = _Events(ledger, tasks, watcher, signals, max_legs=max_legs, stall_timeout_s=stall_timeout_s)
         _tuner(events, scheduler, ray_dir).fit()
+        assert ledger.finished, "Ray ended before the plan did"
     except _Broken as broken:
         raise broken.error from broken
 
@@ -162,29 +163,6 @@ def _breaking() -> Iterator[None]:
         raise _Broken(error) from error
 
 
-@dataclass(eq=False)
-class _Flight:
-    """A leg in Ray's hands.
-
-    Attributes:
-        leg: The leg.
-        pulse_key: Where its worker leaves signs of life.
-        beats: The last sign seen.
-        alive_at: When something last moved, monotonic seconds.
-        actor: Ray's handle of the worker, once it runs.
-        ending: How the worker says that the leg ended.
-        killed: Why we ended its worker, if we did.
-    """
-
-    leg: Leg
-    pulse_key: bytes
-    beats: bytes | None = None
-    alive_at: float = field(default_factory=time.monotonic)
-    actor: Any = None
-    ending: Ending | None = None
-    killed: Ending | None = None
-
-
 class PlanSearcher(Searcher):
     """Hands Ray the next leg of the ledger."""
 
@@ -228,7 +206,7 @@ class _Events(tune.Callback):
         self._stall_timeout_s = stall_timeout_s
         nodes = cluster.live_nodes()
         self._placement = Placement(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), max_legs)
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, Flight] = {}
         self._looked_at_cluster = self._looked_at_pulses = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -242,7 +220,7 @@ class _Events(tune.Callback):
             return None if self._flights else Searcher.FINISHED
         trial = leg.trial
         key = f"{trial.folder.uri}#{leg.number}"
-        self._flights[ray_id] = _Flight(leg, key.encode())
+        self._flights[ray_id] = Flight(leg, key.encode())
         task = dataclasses.replace(
             self._tasks[trial.trial_id],
             attempt=trial.attempts,
@@ -287,9 +265,9 @@ class _Events(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A leg's process is gone, or its function raised."""
-        self._land(trial.trial_id, lambda flight: flight.killed or flight.ending or _death(trial))
+        self._land(trial.trial_id, lambda flight: flight.killed or flight.ending or death(trial.error_file))
 
-    def _land(self, ray_id: str, how: Callable[[_Flight], Ending | None]) -> None:
+    def _land(self, ray_id: str, how: Callable[[Flight], Ending | None]) -> None:
         flight = self._flights.pop(ray_id)
         leg = flight.leg
         self._placement.ended(leg.trial.needs, had_started=leg.started)
@@ -313,8 +291,16 @@ class _Events(tune.Callback):
         if self._stall_timeout_s and now - self._looked_at_pulses > min(5.0, self._stall_timeout_s / 4):
             self._looked_at_pulses = now
             self._end_stalled(now, self._stall_timeout_s)
+        self._land_forgotten(trials)
         with _breaking():
             self._watcher.tick()
+
+    def _land_forgotten(self, trials: list[Any]) -> None:
+        """Land legs that Ray has ended without a word: those whose reused actor refused them."""
+        for trial in trials:
+            if trial.trial_id in self._flights and trial.is_finished():
+                refused = Ending("crash", "its worker could not be used again", retry=True)
+                self._land(trial.trial_id, lambda flight, refused=refused: flight.ending or refused)  # type: ignore[misc]
 
     def _end_stalled(self, now: float, timeout_s: float) -> None:
         for flight in self._flights.values():
@@ -326,22 +312,6 @@ class _Events(tune.Callback):
             elif now - flight.alive_at > timeout_s:
                 flight.killed = Ending("stalled", f"no progress for {timeout_s:g} s; its process was ended", retry=True)
                 ray.kill(flight.actor)
-
-
-def _death(trial: Any) -> Ending:
-    """Word the death of a worker from what Ray wrote about it; its pickled exception is left alone."""
-    try:
-        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
-    except (OSError, TypeError):
-        text = ""
-    if any(words in text for words in _MEMORY_WORDS):
-        return Ending("oom", "the machine ran low on memory, Ray ended the worker", retry=True, traceback=text)
-    if text and ("creation task" in text or "The actor" not in text):
-        # It could not even begin, such as for want of a package on that machine.
-        last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-        return Ending("error", last.strip(), traceback=text)
-    what = "its machine is gone" if "node has died" in text else f"its process was killed or died; see {ERROR_FILE}"
-    return Ending("crash", what, retry=True, traceback=text)
 
 
 def _leg_name(trial: Any) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,12 +18,13 @@ from fairface_core.console import progress_bar
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.storage import Folder, open_folder
 from sweep import cluster as clusters
+from sweep.benchmark_table import BenchmarkTable
 from sweep.curves import Curves
 from sweep.ledger import Ledger
 from sweep.lock import RunLock, locked
 from sweep.plan import make_plan
 from sweep.plan_file import Plan, PlannedTrial
-from sweep.preflight import Launch, check, check_name
+from sweep.preflight import Launch, check, check_name, name_problems
 from sweep.progress import Progress
 from sweep.records import RunRecord, read_run
 from sweep.run_folder import SessionLog, check_same, write_new
@@ -36,9 +35,6 @@ from sweep.trials import Leg
 from sweep.worker import FIT, Ending, Task, demo_folder
 
 RAY_DIR = ".ray"
-# benchmark_results.csv is rewritten while trials run, for at most this share of the time.
-_CSV_SHARE = 0.1
-_CSV_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
     if options.resume and spec.name is None:
         raise ConfigError("--resume: which run? give its --name (the space names none)")
     run = open_folder(options.storage).sub(spec.run_name(datetime.now()))
-    check_name(run, resume=options.resume)
+    if options.resume:
+        check_name(run, resume=True)
     clusters.prepare(options.address)
     with contextlib.ExitStack() as stack:
         joined = stack.enter_context(clusters.connected(options.address)) if options.address else None
@@ -94,16 +91,20 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             lock = stack.enter_context(locked(run))
             record = read_run(run)
             notes += check_same(record, plan, force=options.force)
-        request = Launch(run, plan, tasks, nodes, joined, spec.resources.max_concurrent, _todo(plan, record))
+        session = _Session(spec, run, plan, tasks, record, signals, console)
+        if session.over:
+            return session.results()
         with progress_bar("decoding images") as progress:
-            notes += check(request, progress=progress, yes=options.yes)
+            taken = [] if options.resume else name_problems(run, resume=False)
+            request = Launch(run, plan, tasks, nodes, joined, spec.resources.max_concurrent, _todo(plan, record))
+            notes += check(request, taken, progress=progress, yes=options.yes)
         if lock is None:
             # Only now is anything written: until here another driver may have taken the name.
             lock = stack.enter_context(locked(run))
             check_name(run, resume=False)
             write_new(run, spec, plan)
-        session = _Session(spec, run, plan, tasks, record, lock, signals, console)
-        return session.conduct(joined or stack.enter_context(clusters.connected(None)), notes)
+        cluster = joined or stack.enter_context(clusters.connected(None))
+        return session.conduct(cluster, lock, notes)
 
 
 def _auto_gpu(spec: SweepSpec, nodes: tuple[clusters.Node, ...]) -> float:
@@ -137,11 +138,10 @@ class _Session:
         plan: Plan,
         tasks: Mapping[str, Task],
         record: RunRecord | None,
-        lock: RunLock,
         signals: StopSignals,
         console: Console,
     ) -> None:
-        self._spec, self._run, self._tasks, self._lock = spec, run, tasks, lock
+        self._spec, self._run, self._tasks = spec, run, tasks
         self._signals, self._console = signals, console
         confirm = plan.scheduler.kind == "asha" and plan.scheduler.confirm
         retries = spec.failures.max_retries
@@ -153,18 +153,23 @@ class _Session:
         }
         self._progress = Progress(self._ledger, console, costs)
         self._curves = Curves()
-        self._table = _BenchmarkTable(run)
+        self._table = BenchmarkTable(run)
 
-    def conduct(self, cluster: clusters.Cluster, notes: list[str]) -> int:
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to run, nor to be tried again."""
+        return self._ledger.finished and self._ledger.count("running", "failed") == 0
+
+    def conduct(self, cluster: clusters.Cluster, lock: RunLock, notes: list[str]) -> int:
         """Run the trials, let go of Ray, and write the results."""
         from sweep import driver
 
         self._signals.install()
-        print_header(self._console, self._run.uri.rpartition("/")[2], self._ledger, cluster, self._max_legs)
+        print_header(self._console, self._name, self._ledger, cluster, self._max_legs)
         print_notes(self._console, [*notes, *self._ledger.notes])
         self._ledger.open_for_resume()
         self._log.start(cluster)
-        watcher = driver.Watcher(self._began, self._epoch, self._ended, self._tick)
+        watcher = driver.Watcher(self._began, self._epoch, self._ended, lambda: self._tick(lock))
         try:
             with (
                 _ray_dir(self._run) as ray_dir,
@@ -185,20 +190,29 @@ class _Session:
             clusters.leave()
             self._ledger.interrupted(stop.name)
             self._close(stop.exit_code)
-            print_notes(self._console, [f"{stop.name}: {self._progress.sentence()}; go on with --resume"])
+            self._console.print(
+                f"stopped by {stop.name}: {self._progress.counts()}; go on with --resume --name {self._name}",
+                soft_wrap=True,
+                markup=False,
+            )
             raise
         except FairfaceError as error:
             clusters.leave()
             self._close(error.exit_code)
             raise
         clusters.leave()
-        return self._results()
+        return self.results()
+
+    @property
+    def _name(self) -> str:
+        return self._run.uri.rpartition("/")[2]
 
     @property
     def _max_legs(self) -> int | None:
         return self._spec.resources.max_concurrent
 
-    def _results(self) -> int:
+    def results(self) -> int:
+        """Write everything that follows from the trial folders, print it, and return the exit code."""
         from sweep.aggregate import BENCHMARK_CSV, LEADERBOARD_CSV
         from sweep.report import REPORT_HTML, write_report
 
@@ -232,51 +246,10 @@ class _Session:
         self._progress.ended(leg, ending, again)
         self._table.changed()
 
-    def _tick(self) -> None:
+    def _tick(self, lock: RunLock) -> None:
         self._progress.tick()
-        self._lock.renew()
+        lock.renew()
         self._table.tick()
-
-
-class _BenchmarkTable:
-    """Keeps benchmark_results.csv up to date while trials run, beside the driver's thread."""
-
-    def __init__(self, run: Folder) -> None:
-        self._run = run
-        self._dirty = False
-        self._thread: threading.Thread | None = None
-        self._next = 0.0
-
-    def changed(self) -> None:
-        """A row is new."""
-        self._dirty = True
-
-    def tick(self) -> None:
-        """Write, if something changed and enough time has passed."""
-        if not self._dirty or time.monotonic() < self._next or (self._thread and self._thread.is_alive()):
-            return
-        self._dirty = False
-        self._thread = threading.Thread(target=self._write_quietly, name="benchmark-csv", daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait for a writing that is under way."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def write(self) -> None:
-        """Write now."""
-        from sweep.aggregate import write_benchmark
-
-        write_benchmark(self._run)
-
-    def _write_quietly(self) -> None:
-        began = time.monotonic()
-        # It is written again at the end, where a refusal is told.
-        with contextlib.suppress(FairfaceError):
-            self.write()
-        spent = time.monotonic() - began
-        self._next = time.monotonic() + max(_CSV_PAUSE_S, spent / _CSV_SHARE)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ is wrong: both can take minutes. On other machines of a cluster the first trial 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import secrets
@@ -16,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from fairface_core.config import TrainConfig, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.provenance import code_digest, versions
 from fairface_core.storage import Folder, open_folder
 from sweep.cluster import Cluster, Node, on_every_node
 from sweep.dry_run import disk_bytes, state_bytes
+from sweep.machine import free_memory_bytes
 from sweep.placement import Needs, Placement
 from sweep.plan_file import Plan, PlannedTrial
 from sweep.wording import counted, listing
@@ -62,25 +60,38 @@ class Launch:
 
 def check_name(run: Folder, *, resume: bool) -> None:
     """Raise ConfigError if the run folder is taken, or if there is nothing to resume."""
+    problems = name_problems(run, resume=resume)
+    if problems:
+        raise ConfigError(problems)
+
+
+def name_problems(run: Folder, *, resume: bool) -> list[str]:
+    """Return what speaks against this run folder: that it is taken, or that it holds nothing to resume."""
     try:
         found = [name for name in run.names() if not name.startswith(".driver")]
     except (StorageError, OSError) as error:
-        raise ConfigError(f"--storage: {error}") from error
+        return [f"--storage: {error}"]
     if resume and "plan.json" not in found:
-        raise ConfigError(
-            f"{run.uri}: nothing to resume: it holds no plan.json; check --storage and --name, or start without --resume"
-        )
+        return [
+            f"{run.uri}: nothing to resume, it holds no plan.json; check --storage and --name, or leave out --resume"
+        ]
     if found and not resume:
-        raise ConfigError(
-            f"{run.uri} exists already; go on with it by --resume, or choose another --name; nothing was changed"
-        )
+        return [f"{run.uri} exists already; go on with it by --resume, or choose another --name; nothing was changed"]
+    return []
 
 
-def check(launch: Launch, *, progress: Callable[[int, int], None] | None = None, yes: bool = False) -> list[str]:
+def check(
+    launch: Launch,
+    known: Sequence[str] = (),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    yes: bool = False,
+) -> list[str]:
     """Check everything that a sweep needs, then decode its images and fetch its weights.
 
     Args:
         launch: What is about to be launched.
+        known: Problems that were found before, to be told with the others.
         progress: Called with (images done, images in all) while images are decoded.
         yes: Take estimates of disk and memory as notes, not as problems.
 
@@ -90,7 +101,7 @@ def check(launch: Launch, *, progress: Callable[[int, int], None] | None = None,
     Raises:
         ConfigError: One line for each problem.
     """
-    problems = [*_check_needs(launch), *_check_storage(launch.run), *_check_nodes(launch)]
+    problems = [*known, *_check_needs(launch), *_check_storage(launch.run), *_check_nodes(launch)]
     estimates = [*_check_disk(launch), *_check_memory(launch)]
     notes = estimates if yes else []
     problems += [] if yes else [f"{estimate}; or --yes to go on regardless" for estimate in estimates]
@@ -275,7 +286,7 @@ def _check_disk(launch: Launch) -> list[str]:
     if needed <= free:
         return []
     return [
-        f"disk: {counted(len(launch.todo), 'trial')} may need up to {needed / _GIB:.1f} GiB for their states and weights, "
+        f"disk: {counted(len(launch.todo), 'trial')} may need up to {needed / _GIB:.1f} GiB for states and weights, "
         f"{_nearest(path)} has {free / _GIB:.1f} GiB free; choose another --storage, or a smaller space"
     ]
 
@@ -302,16 +313,3 @@ def _check_memory(launch: Launch) -> list[str]:
                 f"{free / _GIB:.1f} GiB are free; use {advice}"
             )
     return [message] if worst else []
-
-
-def free_memory_bytes() -> float:
-    """Return the memory that new processes may take here: what is free, within the container's limit."""
-    free = float(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        # Cached files are given back when memory is asked for.
-        used = int((group / "memory.current").read_text(encoding="ascii")) - int(stat["file"])
-        free = min(free, float(limit - used))
-    return free

@@ -210,17 +210,16 @@ class Progress:
     def sentence(self) -> str:
         """Return the state of the sweep in one line."""
         tally = self.tally(self._ledger.groups)
-        parts = [
-            f"{tally.done} done",
-            f"{tally.stopped} stopped",
-            f"{tally.running} running",
-            f"{tally.waiting} waiting",
-        ]
-        if tally.lost:
-            parts.append(f"{tally.lost} failed")
         best = "" if tally.best is None else f"; best mean_f1 {tally.best:.4f}"
         left = "" if tally.left_s is None else f"; at most {duration(tally.left_s)} left"
-        return f"{', '.join(parts)}; {tally.epochs:,} of {tally.worst:,} epochs{best}{left}"
+        return f"{self.counts()}; {tally.epochs:,} of {tally.worst:,} epochs{best}{left}"
+
+    def counts(self) -> str:
+        """Return how many trials stand where: `3 done, 2 running, 7 waiting`."""
+        tally = self.tally(self._ledger.groups)
+        numbers = {"done": tally.done, "stopped": tally.stopped, "failed": tally.lost, "running": tally.running}
+        parts = [f"{number} {word}" for word, number in numbers.items() if number or word == "done"]
+        return ", ".join([*parts, f"{tally.waiting} waiting"])
 
     def _running_line(self, trial: Trial) -> Text:
         began = self._began.get(trial.trial_id)

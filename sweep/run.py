@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fairface_core.console import run_command
 
+_LOG_COLUMNS = 140
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
 
 
@@ -21,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sweep.run",
-        description="Train every configuration of a search space under Ray Tune, stop what falls behind, rank the rest.",
+        description="Train every configuration of a search space under Ray Tune, stop what falls behind and rank the rest.",
         epilog=_EPILOG,
         allow_abbrev=False,
     )
@@ -41,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--cpus-per-trial", type=float, metavar="X", help="for every backbone")
     how.add_argument("--max-concurrent", type=int, metavar="N", help="most trials at a time [as many as fit]")
     how.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or None, metavar="HOST:PORT",
-                     help="join this Ray cluster (auto: the one this machine is in) [$RAY_ADDRESS, else start Ray here]")  # fmt: skip
+                     help="join this Ray cluster; auto: this machine's [$RAY_ADDRESS, else start Ray here]")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what it can cost; run nothing")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
@@ -72,6 +73,9 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     from sweep.spec import load_space
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # A log file or a pipe has no width; 80 columns would fold every table.
+        console = Console(highlight=False, width=_LOG_COLUMNS)
     spec = load_space(
         arguments.space,
         sets=arguments.sets,

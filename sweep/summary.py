@@ -69,11 +69,11 @@ def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdi
 def _board(board: Board) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
-    table.add_column(board.run.group_by)
+    table.add_column(board.run.group_by, no_wrap=True)
     for key in board.run.swept_keys:
-        table.add_column(key, justify="right")
+        table.add_column(key, justify="right", no_wrap=True)
     for name in ("seeds", "val mean_f1", "test mean_f1", "95 % interval", "images/s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for one in board.ranked[:_MAX_ROWS]:
         table.add_row(*_cells(one, board.run.swept_keys))
     if len(board.ranked) > _MAX_ROWS:

@@ -87,5 +87,5 @@ class TrialActor(wrap_function(_train, name="trial")):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another leg, once the thread of the last one has ended."""
-        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_THREAD_END_S)
+        os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(_THREAD_END_S))
         return super().reset_config(new_config)

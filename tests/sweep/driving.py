@@ -83,6 +83,7 @@ class Seen:
     epochs: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     endings: list[tuple[str, Ending | None, bool]] = field(default_factory=list)
+    processes: set[int] = field(default_factory=set)
     running: int = 0
     most_running: int = 0
 
@@ -93,6 +94,7 @@ class Seen:
 
     def on_epoch(self, leg: Leg, figures: Mapping[str, Any]) -> None:
         self.epochs.append((leg.trial.trial_id, figures["epoch"]))
+        self.processes.add(figures["pid"])
         self.notes += figures.get("notes", [])
 
     def on_ended(self, leg: Leg, ending: Ending | None, again: bool) -> None:
@@ -109,6 +111,8 @@ def run_sweep(
     stall_timeout_s: float | None = None,
     max_retries: int = 2,
     tick: Callable[[], None] = lambda: None,
+    fit: str = FAKE,
+    root: str = "/",
     **changes: Any,
 ) -> tuple[Ledger, Seen]:
     """Run SPACE, changed, in `storage/run`, and return what it left and what was seen."""
@@ -129,8 +133,8 @@ def run_sweep(
     ledger.open_for_resume()
     tasks = {}
     for trial in plan.trials:
-        own = {"out_dir": run.sub("trials", trial.trial_id).uri, "root": "/", "results_csv": None, "resume": True}
-        tasks[trial.trial_id] = Task(trial.trial_id, {**trial.config, **own}, gpu=trial.gpu, fit=FAKE)
+        own = {"out_dir": run.sub("trials", trial.trial_id).uri, "root": root, "results_csv": None, "resume": True}
+        tasks[trial.trial_id] = Task(trial.trial_id, {**trial.config, **own}, gpu=trial.gpu, fit=fit)
     seen = Seen()
     with StopSignals() as signals:
         run_trials(

@@ -3,7 +3,7 @@
 What it does beyond that is told by `fake.json` beside the run folder (`<storage>/fake.json`):
 `epoch_s`: seconds an epoch takes, or those by backbone; `curves`: trial id -> scores; `faults`: trial id -> epoch -> what happens in that
 epoch before anything of it is written: kill, hang, stop, oom, device, diverge, bug, transient, disk, warn. A fault happens
-in the first attempt alone, unless it ends in `!`.
+in the first attempt alone, unless it ends in `!`. `linger_s`: how long a trial that is stopped takes to leave.
 `order`: name of a file beside it that gets a line `trial_id epoch pid start end` for each epoch.
 """
 
@@ -89,7 +89,11 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
             with (_storage(config) / orders["order"]).open("a") as file:
                 file.write(f"{trial_id} {epoch} {os.getpid()} {began} {time.time()}\n")
         if on_epoch:
-            on_epoch(report)
+            try:
+                on_epoch(report)
+            except SystemExit:
+                time.sleep(orders.get("linger_s", 0.0))
+                raise
     best = max(history, key=lambda e: e.mean_f1)
     return TrialReport("completed", best.epoch, best.mean_f1, len(history), tuple(history), {})
 

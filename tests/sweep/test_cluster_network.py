@@ -15,7 +15,7 @@ import driving
 import psutil
 import pytest
 
-from sweep import cluster
+from sweep import private
 from sweep.cluster import Cluster
 
 pytestmark = pytest.mark.ray
@@ -107,10 +107,10 @@ def test_the_token_opens_it_and_only_its_owner_can_read_it(held: Cluster) -> Non
 
 
 def test_the_session_folder_is_private_and_goes_with_ray() -> None:
-    with cluster._private_folder() as inner:
+    with private.private_folder() as inner:
         folder = inner.parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        with cluster._private_folder() as other:
+        with private.private_folder() as other:
             assert folder.is_dir(), "one that is held is not taken for a stale one"
             assert other != inner
     assert not folder.exists()
@@ -123,3 +123,29 @@ def test_ray_itself_lies_in_a_private_folder(held: Cluster) -> None:
     private = session.parents[1]
     assert private.name.startswith("fairface-ray-")
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
+
+
+def test_without_a_home_the_token_lies_in_the_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "no-such-home"))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")
+    private.ensure_private_token(tmp_path)
+    token = tmp_path / "token"
+    assert len(token.read_text()) == 64
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert private.token_hint() == f"cat {token}"
+
+
+def test_a_token_that_is_there_is_kept_and_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / ".ray" / "auth_token"
+    private.ensure_private_token(tmp_path / "unused")
+    made = path.read_text()
+    path.chmod(0o644)
+    private.ensure_private_token(tmp_path / "unused")
+    assert path.read_text() == made
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -22,8 +22,11 @@ ONE_BACKBONE = {"space": {"backbone": {"grid": ["resnet18"]}}}
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_here() -> Iterator[None]:
-    with driving.held_ray(num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        # A minute by default; `test_an_actor_that_cannot_be_used_again` would wait for it.
+        patch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "2")
+        with driving.held_ray(num_cpus=2):
+            yield
 
 
 def ids(ledger: driving.Ledger) -> list[str]:
@@ -77,6 +80,16 @@ def test_asha_stops_and_confirms(tmp_path: Path) -> None:
         if trial.status in ("completed", "stopped"):
             # Nothing can be confirmed any more, so no full state is kept.
             assert not trial.folder.exists(STATE)
+
+
+def test_an_actor_that_cannot_be_used_again_costs_no_trial(tmp_path: Path) -> None:
+    """Ray sets the next trial of such an actor to ERROR and tells nobody."""
+    asha = {"kind": "asha", "grace_epochs": 1, "reduction_factor": 3, "confirm": False}
+    ledger, seen = run_sweep(
+        tmp_path / "s", fake={"linger_s": 5.0}, scheduler=asha, fixed={"epochs": 3}, max_legs=1, **ONE_BACKBONE
+    )
+    assert {trial.status for trial in ledger.trials.values()} == {"completed", "stopped"}
+    assert any(ending and ending.reason == "its worker could not be used again" for _, ending, _ in seen.endings)
 
 
 def test_one_seed_explores_and_the_others_are_skipped(tmp_path: Path) -> None:
