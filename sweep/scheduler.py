@@ -29,6 +29,8 @@ Traps of Ray 2.60 that this module guards against (each has a test):
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -59,16 +61,35 @@ class _Shim:
 class _NotingBracket(_Bracket):
     """Ray's bracket; it also remembers the cutoff it used and takes scores back on resume.
 
-    The cutoff is noted, not worked out again: at 10,000 scores in a rung it takes 0.6 ms.
+    Ray sorts all scores of a rung for each cutoff: 0.6 ms at 10,000. Here they stay sorted.
     """
 
     last_cutoff: float | None = None
 
+    def __init__(self, min_t: float, max_t: float, reduction_factor: float, s: int) -> None:
+        super().__init__(min_t, max_t, reduction_factor, s)  # type: ignore[arg-type]
+        self._sorted: dict[float, list[float]] = {rung: [] for rung, _ in self._rungs}
+
     def cutoff(self, recorded: dict[str, float]) -> float | None:
-        """Return what a score has to reach, as Ray computes it, and note it."""
-        value = super().cutoff(recorded)
-        self.last_cutoff = None if value is None else float(value)  # type: ignore[arg-type]
+        """Return what a score has to reach, to the bit as Ray computes it (a test compares them), and note it."""
+        self.last_cutoff = None
+        if recorded:
+            scores = self._in_order(recorded)
+            # numpy's percentile by linear interpolation, with its rounding; no score of a rung is NaN.
+            position = (1 - 1 / self.rf) * 100 / 100 * (len(scores) - 1)
+            below = min(int(position), len(scores) - 1)
+            low, high = scores[below], scores[min(below + 1, len(scores) - 1)]
+            share, width = position - below, high - low
+            self.last_cutoff = high - width * (1 - share) if share >= 0.5 else low + width * share
         return self.last_cutoff
+
+    def _in_order(self, recorded: dict[str, float]) -> list[float]:
+        """Return the scores of a rung in rising order. A rung only grows, or loses a score that was never sorted in."""
+        scores = self._sorted[next(rung for rung, held in self._rungs if held is recorded)]
+        assert len(scores) <= len(recorded), "a score that was sorted in was taken out of its rung"
+        for score in itertools.islice(reversed(recorded.values()), len(recorded) - len(scores)):
+            bisect.insort(scores, score)
+        return scores
 
     def milestones(self) -> list[float]:
         """Return where the rungs lie, in epochs, highest first."""

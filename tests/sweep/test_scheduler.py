@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
 
-from sweep.scheduler import GroupedASHA
+from sweep.scheduler import GroupedASHA, _NotingBracket
 from sweep.simulate import Curve, plan_states, simulate
 from sweep.trial_state import RungDecision, TrialState
 
@@ -33,6 +34,22 @@ def ray_trial(trial_id: str, *, group: str = "g", phase: str = "explore") -> Tri
 
 def asha(**changes: Any) -> GroupedASHA:
     return GroupedASHA(**{"epochs": EPOCHS, "grace_epochs": 3, "reduction_factor": 3, **changes})
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=60), st.floats(1.1, 6.0))
+def test_cutoffs_are_those_of_ray_to_the_bit(values: list[float], factor: float) -> None:
+    own, rays = _NotingBracket(1, 10, factor, 0), _Bracket(1, 10, factor, 0)
+    rung = own.milestones()[-1]
+    recorded = own._rungs[-1][1]
+    assert own.cutoff(recorded) is None
+    for number, value in enumerate(values):
+        recorded[str(number)] = value
+        # Not at every size: several scores may be new at once, as after a resume.
+        if number % 3 != 1:
+            assert own.cutoff(recorded) == rays.cutoff(recorded) == own.last_cutoff
+    assert own.cutoff(recorded) == rays.cutoff(recorded)
+    assert own.scores(rung) is recorded
 
 
 # A sweep's reports, in the order in which they reach the driver: which trial reports its next epoch, and its score.
