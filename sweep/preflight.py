@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairface_core.backbones import relative_cost
 from fairface_core.config import TrainConfig, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.provenance import code_digest, versions
@@ -32,6 +33,9 @@ _WORKER_BYTES = 0.5 * 2**30
 # In units of one state (weights and two moments): weights, gradients, moments, and the state as it is written.
 _STATES_IN_MEMORY = 7 / 3
 _NODE_TIMEOUT_S = 120.0
+# Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px (DESIGN 6).
+_CORE_GMAC_PER_S = 14.0
+_SLOW_S = 24 * 3600.0
 _GIB = 2**30
 
 
@@ -116,9 +120,24 @@ def check(
         if not problems:
             unlike = {module.data_key(config): config for config in reversed(configs)}
             problems += _collect(list(unlike.values()), lambda config: module.prepare_data(config, progress=progress))
+            notes = [*notes, *_slow_notes(launch)]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return notes
+
+
+def _slow_notes(launch: Launch) -> list[str]:
+    """Say so where GPUs would be used and there are none: the benchmark on two CPU cores takes most of a year."""
+    cores = sum(node.cpus for node in launch.nodes)
+    on_cpu = [trial for trial in launch.todo if trial.gpu == 0]
+    seconds = sum(map(relative_cost, (trial.config for trial in on_cpu))) / (_CORE_GMAC_PER_S * max(cores, 1))
+    if seconds < _SLOW_S:
+        return []
+    return [
+        f"no GPU for {counted(len(on_cpu), 'trial')}: on {counted(round(cores), 'CPU core')} they may take "
+        f"{seconds / 86_400:.0f} days (a rough guess for FairFace's size); for a first look add "
+        "--set fixed.epochs=2 --set data.limit_train=2000"
+    ]
 
 
 def _is_real(launch: Launch) -> bool:

@@ -59,6 +59,16 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_weeks_on_a_cpu_are_announced(tmp_path: Path) -> None:
+    space = {"backbone": {"grid": ["resnet50", "vit_b_16"]}, "lr": {"grid": [1e-4]}, "seed": {"grid": [1]}}
+    benchmark: dict[str, Any] = {"space": space, "fixed": {"epochs": 20}}
+    (note,) = check(request(tmp_path, **benchmark), yes=True)
+    # 20 epochs x 86,744 images x (4.09 + 17.56) GMAC over 4 cores x 14 GMAC/s: 186 h.
+    assert note.startswith("no GPU for 2 trials: on 4 CPU cores they may take 8 days")
+    assert check(request(tmp_path, **benchmark, data={"limit_train": 200}), yes=True) == []
+    assert check(request(tmp_path, **benchmark, nodes=(Node("a", "", 8, 2),), resources={"gpu": 1}), yes=True) == []
+
+
 def test_the_largest_machine_counts(tmp_path: Path) -> None:
     nodes = (Node("a", "10.0.0.1", 8, 1), Node("b", "10.0.0.2", 16, 0))
     assert check(request(tmp_path, nodes=nodes, resources={"cpu": 8, "gpu": 1})) == []
@@ -86,7 +96,7 @@ def test_disk_and_memory_are_estimates_that_yes_overrides(tmp_path: Path) -> Non
     assert "--max-concurrent" in memory
     assert all(line.endswith("--yes to go on regardless") for line in (disk, memory))
     notes = check(launch, yes=True)
-    assert [note.partition(":")[0] for note in notes] == ["disk", "memory"]
+    assert [note.partition(":")[0] for note in notes] == ["disk", "memory", "no GPU for 900 trials"]
     # What holds its state already needs no more.
     assert check(dataclasses.replace(launch, todo=())) == []
 
