@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from sweep.aggregate import RunRecord, TrialRecord, typed_frame
+from sweep.bootstrap import Metric
 from sweep.predictions import Scored, read_scored
 from sweep.stats import Interval, score_interval
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # What a leaderboard row averages over seeds, besides mean_f1.
-TEST_METRICS = ("age_acc", "age_f1m", "gen_acc", "gen_f1m")
+TEST_METRICS: tuple[Metric, ...] = ("age_acc", "age_f1m", "gen_acc", "gen_f1m")
 COSTS = ("images_per_s", "epoch_s", "peak_memory_gib", "gpu_hours")
 _READERS = 8
 # Validation has four times the images of test, so they matter less; 500 resamples give the width of an interval to 3 %
@@ -90,6 +91,12 @@ class Configuration:
     def test_span(self) -> tuple[float, float] | None:
         """The ends of its test interval, where there is one."""
         return _ends(self.test)
+
+    @property
+    def constant_heads(self) -> tuple[str, ...]:
+        """The heads that give every test image the same answer, with every seed; empty without predictions."""
+        heads = [one.test.constant_heads for one in self.scored]
+        return tuple(sorted(frozenset.intersection(*heads))) if heads else ()
 
     def val_scores(self) -> list[float]:
         """Return the best validation mean_f1 of each run shown."""

@@ -11,7 +11,7 @@ from sweep.leaderboard import Board, Configuration
 from sweep.stats import Comparison, compare_all
 from sweep.wording import counted, listing, p_words, score, settings, signed, signed_span, span
 
-Kind = Literal["ahead", "tie", "disagree", "alone", "not compared", "none"]
+Kind = Literal["ahead", "one seed", "tie", "disagree", "alone", "not compared", "none"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Verdict:
     """The answer of a sweep.
 
     Attributes:
-        kind: `ahead`: the configuration that validation chose is better on test than every other group's best. `tie`:
-            at least one of those cannot be told from it. `disagree`: one of them is better on test. `alone`: a single
-            group is ranked. `not compared`: predictions are missing or of different images. `none`: nothing is
-            ranked yet.
+        kind: `ahead`: the configuration that validation chose is better on test than every other group's best.
+            `one seed`: it is ahead of each on these images, but of a single seed, which may be luck. `tie`: at least
+            one of those cannot be told from it. `disagree`: one of them is better on test. `alone`: a single group is
+            ranked. `not compared`: predictions are missing or of different images. `none`: nothing is ranked yet.
         headline: The answer in a few words.
         sentence: The answer with its numbers.
         caveats: What it does not cover, one sentence each.
@@ -58,10 +58,11 @@ def _answer(
     leader: Configuration, others: Sequence[Configuration], pairs: Sequence[Comparison]
 ) -> tuple[Kind, str, str]:
     """Word the result of the leader against every other group; `pairs` has the leader as `a`."""
-    by_outcome: dict[str, list[tuple[Configuration, Comparison]]] = {"a": [], "tie": [], "b": []}
-    for other, pair in zip(others, pairs, strict=True):
-        by_outcome[pair.verdict()].append((other, pair))
-    behind, tied, better = by_outcome["a"], by_outcome["tie"], by_outcome["b"]
+    found = [(pair.verdict(), other, pair) for other, pair in zip(others, pairs, strict=True)]
+    behind = [(other, pair) for outcome, other, pair in found if outcome == "a"]
+    tied = [(other, pair) for outcome, other, pair in found if outcome == "tie"]
+    maybe = [(other, pair) for outcome, other, pair in found if outcome == "one seed" and pair.difference > 0]
+    better = [(other, pair) for outcome, other, pair in found if outcome != "tie" and pair.difference < 0]
     parts = [_scores(leader)]
     if better:
         parts.append(
@@ -70,6 +71,8 @@ def _answer(
         )
     if tied:
         parts.append(f"It is a tie with {_each(tied)}: the test images and seeds do not tell them apart")
+    if maybe:
+        parts.append(f"On these test images it is ahead of {_each(maybe)}, but one seed cannot tell that from luck")
     if behind:
         parts.append(f"It is ahead of {_each(behind)}")
         overlapping = [other.group for other, _ in behind if _overlap(leader, other)]
@@ -83,13 +86,17 @@ def _answer(
         return "disagree", "Validation and test disagree", sentence
     if tied:
         return "tie", f"A tie: {listing([leader.group, *(other.group for other, _ in tied)])}", sentence
+    if maybe:
+        return "one seed", f"{leader.group} leads on one seed, which may be luck", sentence
     return "ahead", f"{leader.group} is ahead", sentence
 
 
 def _scores(one: Configuration) -> str:
     values = f" ({settings(one.values)})" if one.values else ""
     seeds = counted(len(one.full), "seed")
-    interval = f" (95\u202f% interval {span(*one.test_span)})" if one.test_span else ""
+    # Of a model that says the same of every image, other images of the same mix would change nothing: no width.
+    known = one.test_span is not None and len(one.constant_heads) < 2
+    interval = f" (95\u202f% interval {span(*one.test_span)})" if one.test_span and known else ""
     val, test = score(fmean(one.val_scores())), score(fmean(one.test_scores()))
     return (
         f"{one.group}{values} has the best validation mean_f1, {val} over {seeds}; on test it reaches {test}{interval}"
@@ -111,6 +118,13 @@ def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = Fal
         )
     text = listing(words)
     return f"{text} {'is' if len(items) == 1 else 'are'}" if flip else text
+
+
+def _constant(one: Configuration) -> str:
+    says = f"{one.group} gives every test image the same {listing(one.constant_heads)}"
+    if len(one.constant_heads) < 2:
+        return f"{says}."
+    return f"{says}: it has learned nothing, and its score has no interval, since other images would not change it."
 
 
 def _overlap(a: Configuration, b: Configuration) -> bool:
@@ -160,8 +174,10 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
     single = [one.group for one in best if len(one.full) == 1]
     if single:
         caveats.append(
-            f"One seed only for {listing(single)}: the interval covers other test images, not another training run."
+            f"One seed only for {listing(single)}: the interval covers other test images, not another training run. "
+            "Two or more seeds would show what is luck."
         )
+    caveats += [_constant(one) for one in best if one.constant_heads]
     lost = [f"{one.group} ({one.note})" for one in best if one.note]
     if lost:
         caveats.append(f"Means over fewer seeds than planned: {listing(lost)}.")

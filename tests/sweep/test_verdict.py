@@ -129,6 +129,35 @@ def test_one_group_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     assert any("One seed only" in caveat for caveat in verdict.caveats)
 
 
+def test_one_seed_is_never_called_better(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1,), num_test=900))
+    (pair,) = verdict.comparisons
+    assert pair.p_holm is not None and pair.p_holm < 0.05 and pair.difference > 0
+    assert (verdict.kind, verdict.headline) == ("one seed", "convnext_tiny leads on one seed, which may be luck")
+    assert "On these test images it is ahead of resnet50 (difference +0." in verdict.sentence
+    assert "one seed cannot tell that from luck" in verdict.sentence and "It is ahead of" not in verdict.sentence
+    assert any("Two or more seeds would show what is luck" in caveat for caveat in verdict.caveats)
+    assert board.best_of_group["convnext_tiny"].rank == 1
+
+
+@pytest.mark.parametrize("heads", [("age",), ("age", "gender")])
+def test_a_model_that_answers_alike_everywhere_is_named(tmp_path: Path, heads: tuple[str, ...]) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    for trial in trials_of(run, "resnet50"):
+        table = pd.read_parquet(trial / "predictions.parquet")
+        for head in heads:
+            table.loc[table["split"] == "test", f"{head}_pred"] = 1
+        table.to_parquet(trial / "predictions.parquet")
+        edit_json(trial / "report.json", lambda r, t=trial: r["test_metrics"].update(recomputed(t, "test")))
+    board, verdict = judged(run)
+    words = {"age": "age group", "gender": "gender"}
+    assert board.best_of_group["resnet50"].constant_heads == tuple(words[head] for head in heads)
+    assert board.best_of_group["convnext_tiny"].constant_heads == ()
+    (caveat,) = [text for text in verdict.caveats if "every test image the same" in text]
+    assert caveat.startswith("resnet50 gives every test image the same age group")
+    assert ("and gender" in caveat) == ("has learned nothing" in caveat) == (len(heads) == 2)
+
+
 @pytest.mark.parametrize("end", ["planned", "failed", "diverged"])
 def test_nothing_ranked_is_no_answer(tmp_path: Path, end: str) -> None:
     _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends=dict.fromkeys(range(4), end)))
