@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweep import wording
 from sweep.bootstrap import Metric
-from sweep.facts import data_facts, flat
+from sweep.facts import PROTOCOLS, data_facts, flat
 from sweep.leaderboard import TEST_METRICS, Board, Configuration
 from sweep.records import RunRecord
 from sweep.stats import score_interval
@@ -50,6 +50,7 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
         record=record,
         report=report,
         metrics=metrics,
+        split=PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
         verdict=verdict,
         model=flat(report["model"]),
         settings=sorted(report["config"].items()),
@@ -94,7 +95,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("number", "settings", "score", "span", "percent", "millions", "quantity", "duration", "counted"):
+    for name in (
+        "number",
+        "settings",
+        "score",
+        "span",
+        "percent",
+        "millions",
+        "quantity",
+        "duration",
+        "counted",
+        "listing",
+    ):
         environment.filters[name] = getattr(wording, name)
     environment.filters["axis_words"] = axis_words
     environment.filters["verbatim"] = Verbatim

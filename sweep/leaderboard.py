@@ -107,8 +107,8 @@ class Configuration:
         return [float(record.report["test_metrics"][metric]) for record in self.shown if record.report]
 
     def cost(self, name: str) -> float | None:
-        """Return the mean of a `timing` entry over the runs shown; GPU-hours add up over all its runs instead."""
-        in_all = name == "gpu_hours"
+        """Return the mean of a `timing` entry over the runs shown; what was spent adds up over all its runs instead."""
+        in_all = name in ("gpu_hours", "train_s")
         values = [r.report["timing"].get(name) for r in (self.records if in_all else self.shown) if r.report]
         known = [value for value in values if value is not None]
         if not known:

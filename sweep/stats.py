@@ -100,7 +100,12 @@ class Comparison:
     @property
     def covers(self) -> str:
         """What the comparison would hold for, in words."""
-        return COVERS_BOTH if min(self.num_seeds) > 1 else COVERS_IMAGES
+        return COVERS_IMAGES if self.one_seed else COVERS_BOTH
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether one of the two was trained with a single seed."""
+        return min(self.num_seeds) == 1
 
     def verdict(self, alpha: float = 1 - CONFIDENCE) -> Outcome:
         """Return which configuration is better, or why none is called so.
@@ -111,7 +116,7 @@ class Comparison:
         p_value = self.p_value if self.p_holm is None else self.p_holm
         if not p_value < alpha:
             return "tie"
-        if min(self.num_seeds) == 1:
+        if self.one_seed:
             return "one seed"
         return "a" if self.difference > 0 else "b"
 

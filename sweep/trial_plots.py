@@ -126,7 +126,7 @@ def age_error_plot(best: Sequence[Configuration], palette: Palette) -> Plot | No
         )  # fmt: skip
     if not traces:
         return None
-    x = {"title": "predicted minus true age group", "tickformat": "+d", "dtick": 2}
+    x = {"title": "predicted − true age group", "tickformat": "+d", "dtick": 2}
     figure = styled(traces, x=x, y={"title": "share of test images", "tickformat": ".1~%", "type": "log", "dtick": 1})
     alt = f"Distribution of the age error in groups. Right or one group off: {listing(words)}."
     return Plot("age-error", "Age error", figure, alt, 340)

@@ -94,9 +94,7 @@ def _answer(
 def _scores(one: Configuration) -> str:
     values = f" ({settings(one.values)})" if one.values else ""
     seeds = counted(len(one.full), "seed")
-    # Of a model that says the same of every image, other images of the same mix would change nothing: no width.
-    known = one.test_span is not None and len(one.constant_heads) < 2
-    interval = f" (95\u202f% interval {span(*one.test_span)})" if one.test_span and known else ""
+    interval = f" (95\u202f% interval {span(*one.test_span)})" if one.test_span else ""
     val, test = score(fmean(one.val_scores())), score(fmean(one.test_scores()))
     return (
         f"{one.group}{values} has the best validation mean_f1, {val} over {seeds}; on test it reaches {test}{interval}"
@@ -122,9 +120,7 @@ def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = Fal
 
 def _constant(one: Configuration) -> str:
     says = f"{one.group} gives every test image the same {listing(one.constant_heads)}"
-    if len(one.constant_heads) < 2:
-        return f"{says}."
-    return f"{says}: it has learned nothing, and its score has no interval, since other images would not change it."
+    return f"{says}: it has learned nothing." if len(one.constant_heads) == 2 else f"{says}."
 
 
 def _overlap(a: Configuration, b: Configuration) -> bool:
