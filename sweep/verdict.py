@@ -44,7 +44,10 @@ def judge(board: Board) -> Verdict:
         return Verdict("none", "No answer yet", _nothing_ranked(board), caveats, ())
     leader = best[0]
     if len(best) == 1:
-        return Verdict("alone", f"{leader.group} alone", f"{_scores(leader)}. {_no_rival(board)}", caveats, ())
+        headline = f"{leader.group}, with no rival" if len(board.run.groups) == 1 else f"Only {leader.group} is ranked"
+        if board.run.running:
+            headline += " so far"
+        return Verdict("alone", headline, f"{_scores(leader)}. {_no_rival(board)}", caveats, ())
     problem = _why_incomparable(best)
     if problem:
         sentence = f"{_scores(leader)}. The groups cannot be compared: {problem}."

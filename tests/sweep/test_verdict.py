@@ -124,7 +124,7 @@ def test_validation_and_test_may_disagree_and_then_the_page_says_so(tmp_path: Pa
 
 def test_one_group_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     _, verdict = judged(drawn(tmp_path, spaces={"resnet50": (1e-4, 3e-4)}, seeds=(1,)))
-    assert (verdict.kind, verdict.comparisons) == ("alone", ())
+    assert (verdict.kind, verdict.headline, verdict.comparisons) == ("alone", "resnet50, with no rival", ())
     assert "only backbone of this sweep" in verdict.sentence
     assert any("One seed only" in caveat for caveat in verdict.caveats)
 
@@ -168,7 +168,7 @@ def test_nothing_ranked_is_no_answer(tmp_path: Path, end: str) -> None:
 
 def test_a_running_sweep_says_that_it_is_not_over(tmp_path: Path) -> None:
     _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends={0: "running", 1: "planned"}))
-    assert verdict.kind == "alone"
+    assert (verdict.kind, verdict.headline) == ("alone", "Only convnext_tiny is ranked so far")
     assert "2 of 4 trials are still to end" in verdict.caveats[0]
     assert any("resnet50" in caveat and "not ranked" in caveat for caveat in verdict.caveats)
 
