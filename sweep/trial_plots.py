@@ -11,7 +11,7 @@ from sweep.leaderboard import Configuration
 from sweep.plot_style import MUTED, Palette, Plot, plain, rows_axis, styled, whiskers
 from sweep.wording import listing, percent
 
-_ROW_PX = 30
+_ROW_PX = 34
 
 
 def audit_plots(best: Sequence[Configuration], axis: str, palette: Palette) -> list[Plot]:
@@ -27,7 +27,8 @@ def audit_plots(best: Sequence[Configuration], axis: str, palette: Palette) -> l
         return []
     sizes = {name: max(table[name]["n"] for _, table in tables if name in table) for name in names}
     small = {name for name in names if any(table[name]["too_small"] for _, table in tables if name in table)}
-    labels = [f"{name} · {sizes[name]:,}{' (too small)' if name in small else ''}" for name in names]
+    # Two lines: on a phone, one of them would leave the figure a third of the width.
+    labels = [f"{name} · {sizes[name]:,}" + ("\ntoo small" if name in small else "") for name in names]
     plots = []
     for metric, words in (("age_acc", "age-group accuracy"), ("gen_acc", "gender accuracy")):
         traces = []
