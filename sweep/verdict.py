@@ -176,6 +176,12 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
             f"One seed only for {listing(single)}: the interval covers other test images, not another training run. "
             "Two or more seeds would show what is luck."
         )
+    double = [one.group for one in best if len(one.full) == 2]
+    if double:
+        caveats.append(
+            f"Two seeds only for {listing(double)}: they say little about luck, so the intervals are about twice as wide "
+            "as three seeds would make them."
+        )
     caveats += [_constant(one) for one in best if one.constant_heads]
     lost = [f"{one.group} ({one.note})" for one in best if one.note]
     if lost:

@@ -129,6 +129,13 @@ def test_one_group_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     assert any("One seed only" in caveat for caveat in verdict.caveats)
 
 
+@pytest.mark.parametrize(("seeds", "said"), [((1, 2), True), ((1, 2, 3), False)])
+def test_two_seeds_come_with_what_a_third_would_bring(tmp_path: Path, seeds: tuple[int, ...], said: bool) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=seeds))
+    found = [caveat for caveat in verdict.caveats if caveat.startswith("Two seeds only for convnext_tiny and resnet50")]
+    assert len(found) == said
+
+
 def test_one_seed_is_never_called_better(tmp_path: Path) -> None:
     board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1,), num_test=900))
     (pair,) = verdict.comparisons
