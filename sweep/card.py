@@ -95,18 +95,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in (
-        "number",
-        "settings",
-        "score",
-        "span",
-        "percent",
-        "millions",
-        "quantity",
-        "duration",
-        "counted",
-        "listing",
-    ):
+    for name in ("number", "settings", "score", "span", "percent", "millions",
+                 "quantity", "duration", "counted", "listing", "points", "p_words"):  # fmt: skip
         environment.filters[name] = getattr(wording, name)
     environment.filters["axis_words"] = axis_words
     environment.filters["verbatim"] = Verbatim

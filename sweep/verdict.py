@@ -81,8 +81,8 @@ def _answer(
         overlapping = [other.group for other, _ in behind if _overlap(leader, other)]
         if overlapping:
             parts.append(
-                f"(Its interval and that of {listing(overlapping)} overlap; the paired comparison, on the same "
-                "images, tells them apart)"
+                f"Its interval and that of {listing(overlapping)} overlap, but the paired comparison, on the same "
+                "images, tells them apart"
             )
     sentence = ". ".join(parts) + "."
     if better:
