@@ -72,6 +72,8 @@ def _answer(
             f"Validation and test disagree: on test, {_each(better, flip=True)} ahead of it. The choice stands, since "
             "choosing by test would flatter the chosen one, but it should not be called the best"
         )
+        if any(pair.one_seed for _, pair in better):
+            parts.append("With one seed, either may be luck")
     if tied:
         parts.append(f"It is a tie with {_each(tied)}: the test images and seeds do not tell them apart")
     if maybe:
