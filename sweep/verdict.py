@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from sweep.leaderboard import Board, Configuration
+from sweep.records import RunRecord
 from sweep.stats import Comparison, compare_all
 from sweep.wording import counted, listing, p_words, score, settings, signed, signed_span, span
 
@@ -146,11 +147,22 @@ def _nothing_ranked(board: Board) -> str:
     run = board.run
     if run.running:
         done = sum(run.count(status) for status in ("completed", "stopped", "diverged", "failed", "skipped"))
-        return f"No configuration has the full budget yet: {done} of {counted(len(run.records), 'trial')} are over."
+        over = f"No configuration has the full budget yet: {done} of {counted(len(run.records), 'trial')} are over."
+        return over + _so_far(run)
     lost = run.count("failed") + run.count("diverged")
     if lost == len(run.records):
         return f"All {len(run.records)} trials failed or diverged; the reasons are listed under Failures."
     return "No configuration has the full budget for all its seeds, so none is ranked; partial ones are listed apart."
+
+
+def _so_far(run: RunRecord) -> str:
+    scored = [record for record in run.records if record.best_mean_f1 is not None]
+    if not scored:
+        return ""
+    best = max(scored, key=lambda record: record.best_mean_f1 or 0.0)
+    values = settings({key: best.config.get(key) for key in run.swept_keys} | {"seed": best.seed})
+    after = f"after {best.epochs_trained} of {counted(run.epochs, 'epoch')}"
+    return f" The best validation mean_f1 so far is {score(best.best_mean_f1)}, of {best.group} ({values}) {after}."
 
 
 def _no_rival(board: Board) -> str:

@@ -182,6 +182,16 @@ def test_a_running_sweep_says_that_it_is_not_over(tmp_path: Path) -> None:
     assert any("resnet50" in caveat and "not ranked" in caveat for caveat in verdict.caveats)
 
 
+def test_a_running_sweep_without_a_full_run_says_what_is_best_so_far(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends=dict.fromkeys(range(4), "running")))
+    assert (verdict.kind, verdict.headline) == ("none", "No answer yet")
+    best = max(board.run.records, key=lambda record: record.best_mean_f1 or 0.0)
+    assert (
+        f"so far is {best.best_mean_f1:.3f}, of {best.group} (lr 3e-4, seed {best.seed}) after 1 of 4 epochs"
+        in verdict.sentence
+    )
+
+
 def test_damaged_predictions_end_in_no_comparison(tmp_path: Path) -> None:
     run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
     (trials_of(run, "resnet50")[0] / "predictions.parquet").unlink()
