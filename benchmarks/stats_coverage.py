@@ -133,7 +133,7 @@ class Outcome:
         score: Intervals of the first configuration's score that hold the true one.
         naive: Percentile intervals of the difference that a plain bootstrap of images and seeds gives, on every
             fourth trial (nan for one seed: nothing to resample).
-        different: Trials with a verdict other than a tie.
+        different: Trials in which one of a pair is called better.
         half_width: Median half width of the difference's interval.
         true_sd: Standard deviation of the estimated difference over the trials, around the truth.
     """
@@ -257,7 +257,7 @@ def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int, 
             one.low <= truth <= one.high,
             interval.low <= truths[0] <= interval.high,
             naive and trial % NAIVE_EVERY == 0 and naive_covers(first[:2], truth, num_resamples, trial),
-            any(pair.verdict() != "tie" for pair in comparisons),
+            any(pair.verdict() in ("a", "b") for pair in comparisons),
         ]
         half_widths.append((one.high - one.low) / 2)
         errors.append(one.difference - truth)

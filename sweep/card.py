@@ -11,16 +11,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sweep import wording
-from sweep.facts import data_facts, flat
-from sweep.leaderboard import TEST_METRICS, Board
+from sweep.bootstrap import Metric
+from sweep.facts import PROTOCOLS, data_facts, flat
+from sweep.leaderboard import TEST_METRICS, Board, Configuration
 from sweep.records import RunRecord
-from sweep.stats import seed_interval
+from sweep.stats import score_interval
 from sweep.trial_plots import axis_words
 from sweep.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Also at the start of a line, where they would begin a list or a title; an underscore within a word means nothing.
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|^[-+#=]|(?<!\w)_|_(?!\w))")
+# They give the width of an interval to 3 %; four more metrics a card are not to cost seconds.
+_NUM_RESAMPLES = 500
 _PROVENANCE = ("code_digest", "git_commit", "python", "versions", "device_name", "data_digest")
 
 
@@ -39,10 +42,7 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
     assert record is not None and record.report is not None, "a ranked configuration has full runs"
     report = record.report
     metrics = [("mean_f1", configuration.test_scores(), configuration.test_span)]
-    for name in TEST_METRICS:
-        over_seeds = seed_interval(configuration.test_scores(name))
-        ends = (over_seeds.low, over_seeds.high) if over_seeds.low is not None and over_seeds.high is not None else None
-        metrics.append((name, configuration.test_scores(name), ends))
+    metrics += [(name, configuration.test_scores(name), _ends(configuration, name)) for name in TEST_METRICS]
     return _environment().get_template("model_card.md.j2").render(
         run=board.run,
         group=group,
@@ -50,6 +50,7 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
         record=record,
         report=report,
         metrics=metrics,
+        split=PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
         verdict=verdict,
         model=flat(report["model"]),
         settings=sorted(report["config"].items()),
@@ -57,6 +58,15 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
         provenance=flat({k: v for k, v in report["provenance"].items() if k in _PROVENANCE}),
         audit=report.get("subgroups"),
     )  # fmt: skip
+
+
+def _ends(one: Configuration, metric: Metric) -> tuple[float, float] | None:
+    """Return the ends of a metric's interval; without predictions there is none, as for mean_f1."""
+    if one.test is None:
+        return None
+    interval = score_interval([scored.test for scored in one.scored], metric=metric, num_resamples=_NUM_RESAMPLES)
+    assert interval.low is not None and interval.high is not None, "an image interval has ends"
+    return interval.low, interval.high
 
 
 class Verbatim(str):
@@ -85,7 +95,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("number", "settings", "score", "span", "percent", "millions", "quantity", "duration", "counted"):
+    for name in ("number", "settings", "score", "span", "percent", "millions",
+                 "quantity", "duration", "counted", "listing", "points", "p_words"):  # fmt: skip
         environment.filters[name] = getattr(wording, name)
     environment.filters["axis_words"] = axis_words
     environment.filters["verbatim"] = Verbatim

@@ -10,6 +10,7 @@ driver that needs neither. Records: TensorFlow's `tsl/lib/io/record_writer.h`; m
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 import time
@@ -17,7 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fairface_core.report import EpochReport
+
 EVENTS_FILE = "events.out.tfevents.curves"
+# Ray adds its own to what a trial reports (pid, done, timestamp, ...): 8 curves that say nothing.
+_FIGURES = frozenset(field.name for field in dataclasses.fields(EpochReport)) - {"epoch"}
 # TensorBoard groups by what stands before the slash.
 _PREFIXES = (("train_", "train/"), ("val_", "val/"))
 _SPEED = frozenset(("train_s", "eval_s", "images_per_s", "peak_memory_gib"))
@@ -76,7 +81,7 @@ def _event(epoch: Mapping[str, Any]) -> bytes:
     values = b"".join(
         _bytes(1, _bytes(1, _tag(name).encode()) + _float(2, value))
         for name, value in epoch.items()
-        if name != "epoch" and isinstance(value, int | float) and math.isfinite(value)
+        if name in _FIGURES and isinstance(value, int | float) and math.isfinite(value)
     )
     return _double(1, time.time()) + _key(2, 0) + _varint(int(epoch["epoch"])) + _bytes(5, values)
 

@@ -10,7 +10,7 @@ from sweep.leaderboard import Board
 from sweep.records import RunRecord, TrialRecord
 from sweep.wording import counted, duration, listing, number, percent, quantity, shortened
 
-_PROTOCOLS = {
+PROTOCOLS = {
     "seed": "The validation CSV is split into 80 % validation and 20 % test, stratified by age group and gender, by a "
     "seed of its own: every trial is scored on the same test images.",
     "official": "The whole validation CSV is the test set; validation is carved from the training CSV.",
@@ -70,7 +70,7 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
     scheduler = run.plan.scheduler
     protocols = list(dict.fromkeys(r.report["protocol"] for r in run.records if r.report))
     rows = [
-        ("Split", " ".join(_PROTOCOLS.get(name, f"Protocol {name}.") for name in protocols)),
+        ("Split", " ".join(PROTOCOLS.get(name, f"Protocol {name}.") for name in protocols)),
         ("Score", "mean_f1 = (age macro-F1 + gender macro-F1) / 2, over 9 age groups and 2 genders."),
         (
             "Selection",
@@ -90,7 +90,8 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
         (
             "Comparisons",
             "Between each pair of groups' best configurations, paired on the same test images and over seeds; p-values "
-            "are Holm-corrected for the number of pairs. A corrected p of 0.05 or more is called a tie.",
+            "are Holm-corrected for the number of pairs. A corrected p of 0.05 or more is called a tie. A configuration of one "
+            "seed is never called better or worse: one seed cannot tell skill from luck.",
         ),
     ]
     if scheduler.kind == "asha":
@@ -109,6 +110,7 @@ def provenance(run: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return what made the results, (name, value) under two titles: the sweep's own facts, and those of its trials."""
     sweep = {"space_digest": run.plan.space_digest, **run.sweep}
     sweep.pop("schema_version", None)
+    sweep["changed by --set"] = sweep.pop("command_line", None)
     facts = (record.report.get("provenance", {}) for record in run.records if record.report)
     trials = common({k: v for k, v in fact.items() if k not in _PER_TRIAL_FACTS} for fact in facts)
     return [("Sweep", flat(sweep)), ("Trials", trials)]
@@ -135,6 +137,11 @@ def common(facts: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
+def _pair(name: str, item: Any) -> str:
+    # A CSV whose column `age` is called `age`.
+    return name if item == name else f"{name} {_plain(name, item)}"
+
+
 def _plain(name: str, item: Any) -> str:
     if isinstance(item, int) and not isinstance(item, bool) and "seed" not in name:
         return f"{item:,}"
@@ -147,7 +154,7 @@ def flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tup
     for key, item in value.items():
         name = f"{prefix} {key}".strip().replace("_", " ")
         if isinstance(item, Mapping) and item and not any(isinstance(part, Mapping | list) for part in item.values()):
-            rows.append((name, ", ".join(f"{k} {_plain(k, part)}" for k, part in [*item.items()][:_MAX_PARTS])))
+            rows.append((name, ", ".join(_pair(k, part) for k, part in [*item.items()][:_MAX_PARTS])))
         elif isinstance(item, Mapping) and depth < 3:
             rows += flat(item, name, depth + 1)
         elif isinstance(item, list | tuple) and item and all(isinstance(part, Mapping) for part in item) and depth < 3:

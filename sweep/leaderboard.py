@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from sweep.aggregate import RunRecord, TrialRecord, typed_frame
+from sweep.bootstrap import Metric
 from sweep.predictions import Scored, read_scored
 from sweep.stats import Interval, score_interval
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # What a leaderboard row averages over seeds, besides mean_f1.
-TEST_METRICS = ("age_acc", "age_f1m", "gen_acc", "gen_f1m")
+TEST_METRICS: tuple[Metric, ...] = ("age_acc", "age_f1m", "gen_acc", "gen_f1m")
 COSTS = ("images_per_s", "epoch_s", "peak_memory_gib", "gpu_hours")
 _READERS = 8
 # Validation has four times the images of test, so they matter less; 500 resamples give the width of an interval to 3 %
@@ -91,6 +92,12 @@ class Configuration:
         """The ends of its test interval, where there is one."""
         return _ends(self.test)
 
+    @property
+    def constant_heads(self) -> tuple[str, ...]:
+        """The heads that give every test image the same answer, with every seed; empty without predictions."""
+        heads = [one.test.constant_heads for one in self.scored]
+        return tuple(sorted(frozenset.intersection(*heads))) if heads else ()
+
     def val_scores(self) -> list[float]:
         """Return the best validation mean_f1 of each run shown."""
         return [float(record.report["mean_f1"]) for record in self.shown if record.report]
@@ -100,8 +107,8 @@ class Configuration:
         return [float(record.report["test_metrics"][metric]) for record in self.shown if record.report]
 
     def cost(self, name: str) -> float | None:
-        """Return the mean of a `timing` entry over the runs shown; GPU-hours add up over all its runs instead."""
-        in_all = name == "gpu_hours"
+        """Return the mean of a `timing` entry over the runs shown; what was spent adds up over all its runs instead."""
+        in_all = name in ("gpu_hours", "train_s")
         values = [r.report["timing"].get(name) for r in (self.records if in_all else self.shown) if r.report]
         known = [value for value in values if value is not None]
         if not known:

@@ -43,6 +43,12 @@ class BestTrial:
         assert self.record.report is not None
         return self.record.report
 
+    @property
+    def compared(self) -> bool:
+        """Whether some of its subgroups have images enough to be compared."""
+        gaps = (self.report.get("subgroups") or {}).get("largest_gap") or {}
+        return any(metric for axis in gaps.values() for metric in (axis or {}).values())
+
 
 @dataclass(frozen=True)
 class Page:
@@ -80,7 +86,13 @@ class Page:
     def question(self) -> str:
         """The question that the space asks, in its first comment; empty if it has none."""
         first = self.run.space_text.lstrip().partition("\n")[0]
-        return first.lstrip("# ").removeprefix("Question:").strip()[:300] if first.startswith("#") else ""
+        text = first.lstrip("# ").removeprefix("Question:").strip()[:300] if first.startswith("#") else ""
+        return text[:1].upper() + text[1:]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any ranked run used a GPU, so that GPU-hours are what it cost."""
+        return any(one.cost("gpu_hours") for one in self.board.ranked)
 
     @property
     def one_seed(self) -> bool:

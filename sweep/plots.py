@@ -49,7 +49,8 @@ def scores_plot(board: Board, palette: Palette) -> Plot | None:
         f"{one.group} {score(fmean(one.test_scores()))}" + (f" ({span(*one.test_span)})" if one.test_span else "")
         for one in best
     ]
-    figure = styled(traces, x={"title": "mean_f1"}, y=rows_axis([one.group for one in best]))
+    x = {"title": "mean_f1", "tickformat": ".3f", "nticks": 7, "tickangle": 0}
+    figure = styled(traces, x=x, y=rows_axis([one.group for one in best]))
     alt = f"Test mean_f1 and 95 % interval of each {board.run.group_by}'s best configuration: {listing(words)}."
     return Plot("scores", "Best configurations", figure, alt, 90 + 52 * len(best))
 
@@ -60,8 +61,8 @@ def comparison_plot(comparisons: Sequence[Comparison]) -> Plot | None:
         return None
     traces = []
     for name, color, members in (
-        ("told apart", TEXT, [i for i, c in enumerate(comparisons) if c.verdict() != "tie"]),
-        ("tie", MUTED, [i for i, c in enumerate(comparisons) if c.verdict() == "tie"]),
+        ("told apart", TEXT, [i for i, c in enumerate(comparisons) if c.verdict() in ("a", "b")]),
+        ("not told apart", MUTED, [i for i, c in enumerate(comparisons) if c.verdict() not in ("a", "b")]),
     ):
         if not members:
             continue
@@ -70,7 +71,7 @@ def comparison_plot(comparisons: Sequence[Comparison]) -> Plot | None:
         traces.append(
             go.Scatter(
                 x=values, y=members, mode="markers", name=name,
-                marker={"color": color, "size": 9, "symbol": "circle-open" if name == "tie" else "circle"},
+                marker={"color": color, "size": 9, "symbol": "circle-open" if color == MUTED else "circle"},
                 error_x=whiskers(values, [(c.low, c.high) for c in chosen], color),
                 hovertemplate="%{x:+.4f}<extra></extra>",
             )
@@ -87,7 +88,7 @@ def comparison_plot(comparisons: Sequence[Comparison]) -> Plot | None:
     }
     figure = styled(
         traces,
-        x={"title": "difference", "tickformat": "+.3~f", "nticks": 6, "tickangle": 0},
+        x={"title": "difference in test mean_f1", "tickformat": "+.3f", "nticks": 6, "tickangle": 0},
         y=rows_axis(labels),
         shapes=[zero],
     )
@@ -141,7 +142,7 @@ def learning_curves(board: Board, group: str, palette: Palette) -> Plot | None:
                 go.Scatter(
                     x=[r.history[-1]["epoch"] for r in ended], y=[r.history[-1]["mean_f1"] for r in ended],
                     mode="markers", name=status, customdata=[plain(_ending(r)) for r in ended],
-                    marker={"color": MUTED, "symbol": symbol, "size": 7, "line": {"width": 1.6, "color": MUTED}},
+                    marker={"color": TEXT, "symbol": symbol, "size": 8, "line": {"width": 1.8, "color": TEXT}},
                     hovertemplate="%{customdata}<extra></extra>",
                 )
             )  # fmt: skip
@@ -154,17 +155,18 @@ def learning_curves(board: Board, group: str, palette: Palette) -> Plot | None:
         for rung in run.rungs
     ]  # fmt: skip
     notes = [
-        {"x": rung, "yref": "paper", "y": 0, "yanchor": "bottom", "xanchor": "left", "text": f"rung {rung:g}",
-         "showarrow": False, "font": {"size": 10, "color": MUTED}}
+        {"x": rung, "yref": "paper", "y": 1, "yanchor": "bottom", "xanchor": "center", "showarrow": False,
+         "text": f"rung {rung:g}" if rung == run.rungs[0] else f"{rung:g}", "font": {"size": 11, "color": MUTED}}
         for rung in run.rungs
     ]  # fmt: skip
     figure = styled(
         traces,
         # The same axes for every group: the panels can be compared by eye.
         x={"title": "epoch", "range": [0.6, run.epochs + 0.4], "dtick": 1 if run.epochs <= 10 else None},
-        y={"title": "validation mean_f1", "range": [low - pad, high + pad]},
+        y={"title": "validation mean_f1", "range": [low - pad, high + pad], "tickformat": ".3f"},
         shapes=lines,
         annotations=notes,
+        margin={"l": 8, "r": 12, "t": 22, "b": 8},
     )
     top = max(records, key=lambda r: r.best_mean_f1 or 0.0)
     over = sum(r.full_budget for r in records)
@@ -240,7 +242,7 @@ def _response_plot(board: Board, key: str, palette: Palette) -> Plot | None:
     axis: dict[str, Any] = {"title": plain(key), "type": "log" if log else "linear"}
     if len(values) <= 8:
         axis |= {"tickmode": "array", "tickvals": values, "ticktext": [plain(number(v)) for v in values]}
-    figure = styled(traces, x=axis, y={"title": "best validation mean_f1"})
+    figure = styled(traces, x=axis, y={"title": "best validation mean_f1", "tickformat": ".3f"})
     words = []
     for group in run.groups:
         members = [r for r in records if r.group == group]
@@ -309,7 +311,7 @@ def cost_plot(board: Board, palette: Palette) -> Plot | None:
     axis: dict[str, Any] = {"title": "training images per second", "tickformat": ","}
     if max(speeds) > 10 * min(speeds):
         axis |= {"type": "log", "dtick": "D2"}
-    figure = styled(traces, x=axis, y={"title": "test mean_f1"})
+    figure = styled(traces, x=axis, y={"title": "test mean_f1", "tickformat": ".3f"})
     words = [f"{one.group} {score(v)} at {quantity(s)} images/s" for one, s, v in known if one.config_id in best_ids]
     on_front = listing(list(dict.fromkeys(known[i][0].group for i in front)))
     alt = f"Test mean_f1 against training speed: {'; '.join(words)}. On the front: {on_front}."

@@ -26,6 +26,8 @@ from sweep.worker import NOTES_KEY, Ending
 _DRAW_S = 0.5
 _LINE_S = 60.0
 _MAX_RUNNING_ROWS = 8
+# The whole table with a long backbone's name and hours left; below it the columns are fewer and closer.
+_WIDE_COLUMNS = 104
 _STYLES = {"completed": "green", "stopped": "yellow", "diverged": "red", "failed": "bold red", "skipped": "dim"}
 
 
@@ -166,16 +168,19 @@ class Progress:
     # What is shown.
 
     def table(self) -> RenderableType:
-        """Return the table of the groups, and what runs now."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column(self._ledger.plan.group_by)
-        for name in ("best mean_f1", "running", "waiting", "done", "stopped", "failed", "epochs", "left"):
-            table.add_column(name, justify="right")
+        """Return the table of the groups, and what runs now; a terminal of 80 columns gets a closer one."""
+        wide = self._console.width >= _WIDE_COLUMNS
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
+        table.add_column(self._ledger.plan.group_by, no_wrap=True, overflow="ellipsis")
+        for name in _WIDE_NAMES if wide else _NARROW_NAMES:
+            table.add_column(name, justify="right", no_wrap=True)
         rows = {group: self.tally([group]) for group in self._ledger.groups}
         if len(rows) > 1:
             rows["all"] = self.tally(self._ledger.groups)
         for name, tally in rows.items():
-            table.add_row(Text(name), *_cells(tally), style="bold" if name == "all" and len(rows) > 1 else "")
+            table.add_row(
+                Text(name), *_cells(tally, wide=wide), style="bold" if name == "all" and len(rows) > 1 else ""
+            )
         running = [trial for trial in self._ledger.trials.values() if trial.leg is not None and trial.leg.started]
         lines = [self._running_line(trial) for trial in running[:_MAX_RUNNING_ROWS]]
         if len(running) > len(lines):
@@ -227,7 +232,8 @@ class Progress:
         score = f", mean_f1 {trial.scores[-1]:.4f}" if trial.scores else ""
         phase = "confirming, " if trial.leg is not None and trial.leg.phase == "confirm" else ""
         epochs = f"epoch {len(trial.scores) + 1} of {self._ledger.plan.epochs}"
-        return Text(f"  {trial.trial_id}: {phase}{epochs}{score}{since}")
+        line = f"  {trial.trial_id}: {phase}{epochs}{score}{since}"
+        return Text(line, no_wrap=True, overflow="ellipsis")
 
     def _line(self, word: str, trial: Trial, text: str, style: str) -> None:
         spent = f"  {duration(self._spent[trial.trial_id])}" if trial.trial_id in self._spent else ""
@@ -240,11 +246,16 @@ class Progress:
         self._console.print(text, soft_wrap=True)
 
 
-def _cells(tally: Tally) -> list[str]:
+_WIDE_NAMES = ("best mean_f1", "running", "waiting", "done", "stopped", "failed", "epochs", "left")
+_NARROW_NAMES = ("best", "run", "done", "stop", "fail", "epochs", "left")
+
+
+def _cells(tally: Tally, *, wide: bool) -> list[str]:
     best = "–" if tally.best is None else f"{tally.best:.4f}"
     left = "–" if tally.left_s is None else f"≤ {duration(tally.left_s)}" if tally.left_s else ""
-    counts = (tally.running, tally.waiting, tally.done, tally.stopped, tally.lost)
-    return [best, *map(str, counts), f"{tally.epochs:,} of {tally.worst:,}", left]
+    waiting = (tally.waiting,) if wide else ()
+    counts = (tally.running, *waiting, tally.done, tally.stopped, tally.lost)
+    return [best, *map(str, counts), f"{tally.epochs:,}{' of ' if wide else '/'}{tally.worst:,}", left]
 
 
 def _result(trial: Trial) -> str:

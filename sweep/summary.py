@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -16,9 +17,11 @@ from sweep.placement import Needs, Placement
 from sweep.plan_file import Plan
 from sweep.progress import failure_table
 from sweep.verdict import Verdict
-from sweep.wording import counted, listing, number, score, span
+from sweep.wording import counted, listing, number, quantity, score, sd, span
 
 _MAX_ROWS = 12
+# The leaderboard with standard deviations and speeds; a terminal of 80 columns goes without them.
+_WIDE_COLUMNS = 110
 
 
 def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, max_legs: int | None) -> None:
@@ -55,7 +58,7 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
 def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdict, files: Sequence[str]) -> None:
     """Print the leaderboard, what it says, what went wrong, and where everything lies."""
     if board.ranked:
-        console.print(_board(board))
+        console.print(leaderboard_table(board, wide=console.width >= _WIDE_COLUMNS))
     console.print(Text(f"{verdict.headline}. {verdict.sentence}", style="bold"), soft_wrap=True)
     print_notes(console, verdict.caveats)
     print_notes(console, (f"{name}: {problem}" for name, problem in board.problems))
@@ -66,31 +69,40 @@ def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdi
         console.print(Text(f"{ledger.run.uri}/{file}"), soft_wrap=True)
 
 
-def _board(board: Board) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def leaderboard_table(board: Board, *, wide: bool) -> Table:
+    """Return the ranked configurations: mean, sd and number of seeds, validation and test, the test's interval.
+
+    Args:
+        board: The leaderboard.
+        wide: With standard deviations and speeds; else for 80 columns.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
     table.add_column("", justify="right")
     table.add_column(board.run.group_by, no_wrap=True)
     for key in board.run.swept_keys:
         table.add_column(key, justify="right", no_wrap=True)
-    for name in ("seeds", "val mean_f1", "test mean_f1", "95 % interval", "images/s"):
+    names = ("seeds", "val mean_f1", "test mean_f1", "95 % interval", "images/s")
+    for name in names if wide else ("n", "val", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in board.ranked[:_MAX_ROWS]:
-        table.add_row(*_cells(one, board.run.swept_keys))
+        table.add_row(*_cells(one, board.run.swept_keys, wide=wide))
     if len(board.ranked) > _MAX_ROWS:
         table.add_row("", f"and {len(board.ranked) - _MAX_ROWS} more")
     return table
 
 
-def _cells(one: Configuration, keys: Sequence[str]) -> list[Text]:
-    val, test = one.val_scores(), one.test_scores()
-    speed = one.cost("images_per_s")
-    low, high = one.test_span or (None, None)
+def _cells(one: Configuration, keys: Sequence[str], *, wide: bool) -> list[Text]:
+    val, test = (_mean(scores, wide=wide) for scores in (one.val_scores(), one.test_scores()))
     values = [number(one.values.get(key)) for key in keys]
-    cells = [
-        str(one.rank), one.group, *values, str(len(one.full)), score(sum(val) / len(val)),
-        score(sum(test) / len(test)), span(low, high), "–" if speed is None else f"{speed:,.0f}",
-    ]  # fmt: skip
+    cells = [str(one.rank), one.group, *values, str(len(one.full)), val, test, span(*(one.test_span or (None, None)))]
+    if wide:
+        cells.append(quantity(one.cost("images_per_s")))
     return [Text(cell) for cell in cells]
+
+
+def _mean(scores: Sequence[float], *, wide: bool) -> str:
+    spread = sd(scores)
+    return score(fmean(scores)) + (f" ± {score(spread)}" if wide and spread is not None else "")
 
 
 def _scheduler(plan: Plan) -> str:

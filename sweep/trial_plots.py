@@ -11,7 +11,7 @@ from sweep.leaderboard import Configuration
 from sweep.plot_style import MUTED, Palette, Plot, plain, rows_axis, styled, whiskers
 from sweep.wording import listing, percent
 
-_ROW_PX = 30
+_ROW_PX = 34
 
 
 def audit_plots(best: Sequence[Configuration], axis: str, palette: Palette) -> list[Plot]:
@@ -27,7 +27,8 @@ def audit_plots(best: Sequence[Configuration], axis: str, palette: Palette) -> l
         return []
     sizes = {name: max(table[name]["n"] for _, table in tables if name in table) for name in names}
     small = {name for name in names if any(table[name]["too_small"] for _, table in tables if name in table)}
-    labels = [f"{name} · {sizes[name]:,}{' (too small)' if name in small else ''}" for name in names]
+    # Two lines: on a phone, one of them would leave the figure a third of the width.
+    labels = [f"{name} · {sizes[name]:,}" + ("\ntoo small" if name in small else "") for name in names]
     plots = []
     for metric, words in (("age_acc", "age-group accuracy"), ("gen_acc", "gender accuracy")):
         traces = []
@@ -126,7 +127,7 @@ def age_error_plot(best: Sequence[Configuration], palette: Palette) -> Plot | No
         )  # fmt: skip
     if not traces:
         return None
-    x = {"title": "predicted minus true age group", "tickformat": "+d", "dtick": 2}
+    x = {"title": "predicted − true age group", "tickformat": "+d", "dtick": 2}
     figure = styled(traces, x=x, y={"title": "share of test images", "tickformat": ".1~%", "type": "log", "dtick": 1})
     alt = f"Distribution of the age error in groups. Right or one group off: {listing(words)}."
     return Plot("age-error", "Age error", figure, alt, 340)

@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Literal
 
 from sweep.leaderboard import Board, Configuration
+from sweep.records import RunRecord
 from sweep.stats import Comparison, compare_all
 from sweep.wording import counted, listing, p_words, score, settings, signed, signed_span, span
 
-Kind = Literal["ahead", "tie", "disagree", "alone", "not compared", "none"]
+Kind = Literal["ahead", "one seed", "tie", "disagree", "alone", "not compared", "none"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Verdict:
     """The answer of a sweep.
 
     Attributes:
-        kind: `ahead`: the configuration that validation chose is better on test than every other group's best. `tie`:
-            at least one of those cannot be told from it. `disagree`: one of them is better on test. `alone`: a single
-            group is ranked. `not compared`: predictions are missing or of different images. `none`: nothing is
-            ranked yet.
+        kind: `ahead`: the configuration that validation chose is better on test than every other group's best.
+            `one seed`: it is ahead of each on these images, but of a single seed, which may be luck. `tie`: at least
+            one of those cannot be told from it. `disagree`: one of them is better on test. `alone`: a single group is
+            ranked. `not compared`: predictions are missing or of different images. `none`: nothing is ranked yet.
         headline: The answer in a few words.
         sentence: The answer with its numbers.
         caveats: What it does not cover, one sentence each.
@@ -44,7 +45,10 @@ def judge(board: Board) -> Verdict:
         return Verdict("none", "No answer yet", _nothing_ranked(board), caveats, ())
     leader = best[0]
     if len(best) == 1:
-        return Verdict("alone", f"{leader.group} alone", f"{_scores(leader)}. {_no_rival(board)}", caveats, ())
+        headline = f"{leader.group}, with no rival" if len(board.run.groups) == 1 else f"Only {leader.group} is ranked"
+        if board.run.running:
+            headline += " so far"
+        return Verdict("alone", headline, f"{_scores(leader)}. {_no_rival(board)}", caveats, ())
     problem = _why_incomparable(best)
     if problem:
         sentence = f"{_scores(leader)}. The groups cannot be compared: {problem}."
@@ -58,31 +62,38 @@ def _answer(
     leader: Configuration, others: Sequence[Configuration], pairs: Sequence[Comparison]
 ) -> tuple[Kind, str, str]:
     """Word the result of the leader against every other group; `pairs` has the leader as `a`."""
-    by_outcome: dict[str, list[tuple[Configuration, Comparison]]] = {"a": [], "tie": [], "b": []}
-    for other, pair in zip(others, pairs, strict=True):
-        by_outcome[pair.verdict()].append((other, pair))
-    behind, tied, better = by_outcome["a"], by_outcome["tie"], by_outcome["b"]
+    found = [(pair.verdict(), other, pair) for other, pair in zip(others, pairs, strict=True)]
+    behind = [(other, pair) for outcome, other, pair in found if outcome == "a"]
+    tied = [(other, pair) for outcome, other, pair in found if outcome == "tie"]
+    maybe = [(other, pair) for outcome, other, pair in found if outcome == "one seed" and pair.difference > 0]
+    better = [(other, pair) for outcome, other, pair in found if outcome != "tie" and pair.difference < 0]
     parts = [_scores(leader)]
     if better:
         parts.append(
             f"Validation and test disagree: on test, {_each(better, flip=True)} ahead of it. The choice stands, since "
             "choosing by test would flatter the chosen one, but it should not be called the best"
         )
+        if any(pair.one_seed for _, pair in better):
+            parts.append("With one seed, either may be luck")
     if tied:
         parts.append(f"It is a tie with {_each(tied)}: the test images and seeds do not tell them apart")
+    if maybe:
+        parts.append(f"On these test images it is ahead of {_each(maybe)}, but one seed cannot tell that from luck")
     if behind:
         parts.append(f"It is ahead of {_each(behind)}")
         overlapping = [other.group for other, _ in behind if _overlap(leader, other)]
         if overlapping:
             parts.append(
-                f"(Its interval and that of {listing(overlapping)} overlap; the paired comparison, on the same "
-                "images, tells them apart)"
+                f"Its interval and that of {listing(overlapping)} overlap, but the paired comparison, on the same "
+                "images, tells them apart"
             )
     sentence = ". ".join(parts) + "."
     if better:
         return "disagree", "Validation and test disagree", sentence
     if tied:
         return "tie", f"A tie: {listing([leader.group, *(other.group for other, _ in tied)])}", sentence
+    if maybe:
+        return "one seed", f"{leader.group} leads on one seed, which may be luck", sentence
     return "ahead", f"{leader.group} is ahead", sentence
 
 
@@ -113,6 +124,11 @@ def _each(items: Sequence[tuple[Configuration, Comparison]], *, flip: bool = Fal
     return f"{text} {'is' if len(items) == 1 else 'are'}" if flip else text
 
 
+def _constant(one: Configuration) -> str:
+    says = f"{one.group} gives every test image the same {listing(one.constant_heads)}"
+    return f"{says}: it has learned nothing." if len(one.constant_heads) == 2 else f"{says}."
+
+
 def _overlap(a: Configuration, b: Configuration) -> bool:
     assert a.test_span and b.test_span
     return a.test_span[0] <= b.test_span[1] and b.test_span[0] <= a.test_span[1]
@@ -131,11 +147,22 @@ def _nothing_ranked(board: Board) -> str:
     run = board.run
     if run.running:
         done = sum(run.count(status) for status in ("completed", "stopped", "diverged", "failed", "skipped"))
-        return f"No configuration has the full budget yet: {done} of {counted(len(run.records), 'trial')} are over."
+        over = f"No configuration has the full budget yet: {done} of {counted(len(run.records), 'trial')} are over."
+        return over + _so_far(run)
     lost = run.count("failed") + run.count("diverged")
     if lost == len(run.records):
         return f"All {len(run.records)} trials failed or diverged; the reasons are listed under Failures."
     return "No configuration has the full budget for all its seeds, so none is ranked; partial ones are listed apart."
+
+
+def _so_far(run: RunRecord) -> str:
+    scored = [record for record in run.records if record.best_mean_f1 is not None]
+    if not scored:
+        return ""
+    best = max(scored, key=lambda record: record.best_mean_f1 or 0.0)
+    values = settings({key: best.config.get(key) for key in run.swept_keys} | {"seed": best.seed})
+    after = f"after {best.epochs_trained} of {counted(run.epochs, 'epoch')}"
+    return f" The best validation mean_f1 so far is {score(best.best_mean_f1)}, of {best.group} ({values}) {after}."
 
 
 def _no_rival(board: Board) -> str:
@@ -160,8 +187,16 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
     single = [one.group for one in best if len(one.full) == 1]
     if single:
         caveats.append(
-            f"One seed only for {listing(single)}: the interval covers other test images, not another training run."
+            f"One seed only for {listing(single)}: the interval covers other test images, not another training run. "
+            "Two or more seeds would show what is luck."
         )
+    double = [one.group for one in best if len(one.full) == 2]
+    if double:
+        caveats.append(
+            f"Two seeds only for {listing(double)}: they say little about luck, so the intervals are about twice as wide "
+            "as three seeds would make them."
+        )
+    caveats += [_constant(one) for one in best if one.constant_heads]
     lost = [f"{one.group} ({one.note})" for one in best if one.note]
     if lost:
         caveats.append(f"Means over fewer seeds than planned: {listing(lost)}.")

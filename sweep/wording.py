@@ -40,8 +40,11 @@ def signed(value: float | None) -> str:
 
 
 def span(low: float | None, high: float | None) -> str:
-    """Return an interval of scores."""
-    return NOTHING if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    """Return an interval of scores; of a model that gives every image the same answer it has no width."""
+    if low is None or high is None:
+        return NOTHING
+    ends = f"{low:.3f}", f"{high:.3f}"
+    return "no spread" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def signed_span(low: float, high: float) -> str:

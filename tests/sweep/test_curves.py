@@ -10,9 +10,12 @@ import pytest
 from sweep.curves import EVENTS_FILE, Curves
 
 EPOCHS = [
-    {"epoch": epoch, "lr": 1e-3 / epoch, "train_loss": 2.0, "val_age_f1m": 0.25, "mean_f1": 0.1 * epoch, "train_s": 3.5}
+    {
+        "epoch": epoch, "lr": 1e-3 / epoch, "train_loss": 2.0, "val_age_f1m": 0.25, "mean_f1": 0.1 * epoch,
+        "train_s": 3.5, "pid": 77, "time_total_s": 8.5, "done": False,
+    }
     for epoch in (1, 2, 200)
-]
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")  # tensorboardX imports half of torch
@@ -39,7 +42,7 @@ def read(path: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_figure_of_every_epoch_is_there(tmp_path: Path) -> None:
+def test_every_figure_of_every_epoch_is_there_and_nothing_of_rays(tmp_path: Path) -> None:
     curves = Curves()
     curves.begin("t", tmp_path / "t", EPOCHS[:1])
     for epoch in EPOCHS[1:]:

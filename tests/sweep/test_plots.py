@@ -149,7 +149,7 @@ def test_too_small_groups_are_hollow_and_named(board: Board, palette: Palette) -
     small = [row["group"] for row in best[0].best.report["subgroups"]["by"]["age"] if row["too_small"]]
     assert small, "the drawn run has age groups under 30 images"
     plot = audit_plots(best, "age", palette)[0]
-    marked = [text for text in plot.figure.layout.yaxis.ticktext if text.endswith("(too small)")]
+    marked = [text for text in plot.figure.layout.yaxis.ticktext if text.endswith("<br>too small")]
     assert [text.partition(" · ")[0] for text in marked] == [plain(name) for name in small]
     (trace,) = [t for t in plot.figure.data if t.name == best[0].group]
     assert sum(symbol.endswith("-open") for symbol in trace.marker.symbol) == len(small)

@@ -22,20 +22,22 @@ from sweep.trial_state import RungDecision
 from sweep.worker import Ending
 
 
-def make(tmp_path: Path, *, terminal: bool = False, **changes: Any) -> tuple[Ledger, Progress, io.StringIO]:
+def make(
+    tmp_path: Path, *, terminal: bool = False, width: int = 140, **changes: Any
+) -> tuple[Ledger, Progress, io.StringIO]:
     spec = load_space(driving.write_space(tmp_path, scheduler=ASHA, **changes))
     plan = make_plan(spec, auto_gpu=0.0)
     run = open_folder(tmp_path / "run")
     write_new(run, spec, plan)
     ledger = Ledger(run, plan, confirm=True, max_retries=2)
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=140, highlight=False)
+    console = Console(file=out, force_terminal=terminal, width=width, highlight=False)
     return ledger, Progress(ledger, console, {"resnet18": 2.0, "mobilenet_v3_small": 1.0}), out
 
 
-def shown(progress: Progress) -> str:
+def shown(progress: Progress, width: int = 140) -> str:
     out = io.StringIO()
-    Console(file=out, width=140).print(progress.table())
+    Console(file=out, width=width).print(progress.table())
     return out.getvalue()
 
 
@@ -59,6 +61,28 @@ def test_the_table_counts_what_there_is(tmp_path: Path) -> None:
     assert tally.left_s == pytest.approx(
         2.0 * epochs_left(ledger, "resnet18") + epochs_left(ledger, "mobilenet_v3_small")
     )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_a_terminal_whole(tmp_path: Path, width: int) -> None:
+    backbones = {"grid": ["efficientnet_v2_s", "mobilenet_v3_small"]}
+    space = {"backbone": backbones, "lr": {"grid": [1e-4, 3e-4]}, "seed": {"grid": [41, 42]}}
+    ledger, progress, _ = make(tmp_path, width=width, space=space, fixed={"epochs": 300})
+    progress._pace = Pace({"efficientnet_v2_s": 3.0, "mobilenet_v3_small": 1.0})
+    for _ in range(2):
+        leg = leg_of(ledger, Placement(64, 0))
+        progress.began(leg)
+        ledger.epoch(leg, figures(1, 0.31))
+        progress.epoch(leg, figures(1, 0.31) | {"train_s": 90.0})
+    lines = [line.rstrip() for line in shown(progress, width).splitlines() if line.strip()]
+    assert max(map(len, lines)) <= width
+    rows = {line.split()[0]: line for line in lines}
+    # A title, a rule, a row per backbone and one for all, then what runs: no cell is cut or wrapped.
+    assert len(lines) == 2 + 3 + 2
+    assert {"efficientnet_v2_s", "mobilenet_v3_small", "all"} <= set(rows)
+    assert "…" not in "".join(lines[:5])
+    assert ("2 of 2,400" if width == 120 else "2/2,400") in rows["all"] and "0.3100" in rows["all"]
+    assert " h " in rows["all"] and "≤" in rows["all"]
 
 
 def test_what_is_left_is_a_bound(tmp_path: Path) -> None:

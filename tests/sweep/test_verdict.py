@@ -108,8 +108,9 @@ def test_a_tie_by_correction_alone_says_so(tmp_path: Path) -> None:
     pytest.fail("no drawn run shows the case that this test is about")
 
 
-def test_validation_and_test_may_disagree_and_then_the_page_says_so(tmp_path: Path) -> None:
-    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2, 3))
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_validation_and_test_may_disagree_and_then_the_page_says_so(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=seeds)
     for trial in trials_of(run, "convnext_tiny"):
         table = pd.read_parquet(trial / "predictions.parquet")
         is_test = table["split"] == "test"
@@ -120,13 +121,50 @@ def test_validation_and_test_may_disagree_and_then_the_page_says_so(tmp_path: Pa
     assert next(iter(board.best_of_group)) == "convnext_tiny"
     assert (verdict.kind, verdict.headline) == ("disagree", "Validation and test disagree")
     assert "resnet50 (difference +0." in verdict.sentence and "is ahead of it" in verdict.sentence
+    assert ("With one seed, either may be luck" in verdict.sentence) == (len(seeds) == 1)
 
 
 def test_one_group_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     _, verdict = judged(drawn(tmp_path, spaces={"resnet50": (1e-4, 3e-4)}, seeds=(1,)))
-    assert (verdict.kind, verdict.comparisons) == ("alone", ())
+    assert (verdict.kind, verdict.headline, verdict.comparisons) == ("alone", "resnet50, with no rival", ())
     assert "only backbone of this sweep" in verdict.sentence
     assert any("One seed only" in caveat for caveat in verdict.caveats)
+
+
+@pytest.mark.parametrize(("seeds", "said"), [((1, 2), True), ((1, 2, 3), False)])
+def test_two_seeds_come_with_what_a_third_would_bring(tmp_path: Path, seeds: tuple[int, ...], said: bool) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=seeds))
+    found = [caveat for caveat in verdict.caveats if caveat.startswith("Two seeds only for convnext_tiny and resnet50")]
+    assert len(found) == said
+
+
+def test_one_seed_is_never_called_better(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1,), num_test=900))
+    (pair,) = verdict.comparisons
+    assert pair.p_holm is not None and pair.p_holm < 0.05 and pair.difference > 0
+    assert (verdict.kind, verdict.headline) == ("one seed", "convnext_tiny leads on one seed, which may be luck")
+    assert "On these test images it is ahead of resnet50 (difference +0." in verdict.sentence
+    assert "one seed cannot tell that from luck" in verdict.sentence and "It is ahead of" not in verdict.sentence
+    assert any("Two or more seeds would show what is luck" in caveat for caveat in verdict.caveats)
+    assert board.best_of_group["convnext_tiny"].rank == 1
+
+
+@pytest.mark.parametrize("heads", [("age",), ("age", "gender")])
+def test_a_model_that_answers_alike_everywhere_is_named(tmp_path: Path, heads: tuple[str, ...]) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    for trial in trials_of(run, "resnet50"):
+        table = pd.read_parquet(trial / "predictions.parquet")
+        for head in heads:
+            table.loc[table["split"] == "test", f"{head}_pred"] = 1
+        table.to_parquet(trial / "predictions.parquet")
+        edit_json(trial / "report.json", lambda r, t=trial: r["test_metrics"].update(recomputed(t, "test")))
+    board, verdict = judged(run)
+    words = {"age": "age group", "gender": "gender"}
+    assert board.best_of_group["resnet50"].constant_heads == tuple(words[head] for head in heads)
+    assert board.best_of_group["convnext_tiny"].constant_heads == ()
+    (caveat,) = [text for text in verdict.caveats if "every test image the same" in text]
+    assert caveat.startswith("resnet50 gives every test image the same age group")
+    assert ("and gender" in caveat) == ("has learned nothing" in caveat) == (len(heads) == 2)
 
 
 @pytest.mark.parametrize("end", ["planned", "failed", "diverged"])
@@ -139,9 +177,18 @@ def test_nothing_ranked_is_no_answer(tmp_path: Path, end: str) -> None:
 
 def test_a_running_sweep_says_that_it_is_not_over(tmp_path: Path) -> None:
     _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends={0: "running", 1: "planned"}))
-    assert verdict.kind == "alone"
+    assert (verdict.kind, verdict.headline) == ("alone", "Only convnext_tiny is ranked so far")
     assert "2 of 4 trials are still to end" in verdict.caveats[0]
     assert any("resnet50" in caveat and "not ranked" in caveat for caveat in verdict.caveats)
+
+
+def test_a_running_sweep_without_a_full_run_says_what_is_best_so_far(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends=dict.fromkeys(range(4), "running")))
+    assert (verdict.kind, verdict.headline) == ("none", "No answer yet")
+    best = max(board.run.records, key=lambda record: record.best_mean_f1 or 0.0)
+    assert (
+        f"so far is {best.best_mean_f1:.3f}, of {best.group} (seed {best.seed}) after 1 of 4 epochs" in verdict.sentence
+    )
 
 
 def test_damaged_predictions_end_in_no_comparison(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_scores_differences_and_shares() -> None:
     assert (wording.score(0.81349), wording.score(None)) == ("0.813", "–")
     assert (wording.signed(-0.0114), wording.signed(0.0114)) == ("−0.011", "+0.011")
     assert wording.span(0.7, 0.71234) == "0.700 to 0.712"
+    assert wording.span(0.18391, 0.18392) == "no spread"
     assert (wording.percent(0.6632), wording.points(0.0711)) == ("66.3\u202f%", "7.1")
     assert [wording.p_words(p) for p in (0.0001, 0.0123, 0.5)] == ["< 0.001", "0.012", "0.50"]
     assert [wording.probability(p) for p in (0.0, 0.5, 0.999)] == ["< 0.01", "0.50", "> 0.99"]
