@@ -4,7 +4,7 @@ Every problem is collected before one error reports them. Nothing is decoded her
 found when the cache is built.
 """
 
-# ruff: noqa: PTH110, PTH111, PTH112, PTH114
+# ruff: noqa: PTH110, PTH111, PTH112
 # `os.path` says no to a name that cannot exist (too long, a NUL, a loop of links); `pathlib` raises.
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ def _csv_path(config: TrainConfig, name: str, finder: ImageFinder, problems: Pro
     path = _expand(config.root) / given
     # A folder from a stranger may hold a link in the place of its CSV; a path that the user typed is the user's.
     typed = given.is_absolute() or ".." in given.parts
-    real = os.path.realpath(path) if os.path.islink(path) else ""
-    if real and not typed and not finder.holds(real):
+    real = "" if typed or "\0" in name else os.path.realpath(path)
+    if real and not finder.holds(real):
         problems.add(
             "refused paths",
-            f"{path.name}: is a link to {real}, outside the root; "
+            f"{path.name}: leads by a link to {real}, outside the root; "
             "name the CSV by its absolute path, or its folder with --image_root",
         )
         return None

@@ -118,8 +118,17 @@ def rebuild(folder: Folder) -> RunRecord:
 
 
 def csv_of(frame: pd.DataFrame) -> bytes:
-    """Return a table as CSV text (UTF-8, LF) whose floats read back to the same bits."""
+    """Return a table as CSV text (UTF-8, LF) whose floats read back to the same bits.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe: a plan from a stranger can hold any.
+    """
+    texts = frame.select_dtypes(include="object")
+    frame = frame.assign(**{str(name): texts[name].map(_no_formula) for name in texts})
     return frame.to_csv(index=False, lineterminator="\n").encode(errors="replace")
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 @contextlib.contextmanager

@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.cluster import Cluster
+from sweep.facts import scored_by
 from sweep.leaderboard import Board, Configuration
 from sweep.ledger import Ledger
 from sweep.placement import Needs, Placement
 from sweep.plan_file import Plan
 from sweep.progress import failure_table
 from sweep.verdict import Verdict
-from sweep.wording import counted, listing, number, score, span
+from sweep.wording import counted, listing, number, plain, score, span
 
 _MAX_ROWS = 12
 
@@ -49,14 +50,15 @@ def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
     """Print what a reader should know, one line each."""
     for note in notes:
-        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+        console.print(Text.assemble(("note: ", "yellow"), plain(note)), soft_wrap=True)
 
 
 def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdict, files: Sequence[str]) -> None:
     """Print the leaderboard, what it says, what went wrong, and where everything lies."""
     if board.ranked:
         console.print(_board(board))
-    console.print(Text(f"{verdict.headline}. {verdict.sentence}", style="bold"), soft_wrap=True)
+        console.print(Text(plain(f"scored by {scored_by(board.run)}"), style="dim"), soft_wrap=True)
+    console.print(Text(plain(f"{verdict.headline}. {verdict.sentence}"), style="bold"), soft_wrap=True)
     print_notes(console, verdict.caveats)
     print_notes(console, (f"{name}: {problem}" for name, problem in board.problems))
     table = failure_table(ledger.trials.values())
@@ -69,9 +71,9 @@ def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdi
 def _board(board: Board) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
-    table.add_column(board.run.group_by, no_wrap=True)
+    table.add_column(Text(plain(board.run.group_by)), no_wrap=True)
     for key in board.run.swept_keys:
-        table.add_column(key, justify="right", no_wrap=True)
+        table.add_column(Text(plain(key)), justify="right", no_wrap=True)
     for name in ("seeds", "val mean_f1", "test mean_f1", "95 % interval", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in board.ranked[:_MAX_ROWS]:
@@ -90,7 +92,7 @@ def _cells(one: Configuration, keys: Sequence[str]) -> list[Text]:
         str(one.rank), one.group, *values, str(len(one.full)), score(sum(val) / len(val)),
         score(sum(test) / len(test)), span(low, high), "–" if speed is None else f"{speed:,.0f}",
     ]  # fmt: skip
-    return [Text(cell) for cell in cells]
+    return [Text(plain(cell)) for cell in cells]
 
 
 def _scheduler(plan: Plan) -> str:

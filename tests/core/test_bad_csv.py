@@ -464,8 +464,11 @@ def test_a_csv_that_is_a_link_out_of_the_root(data_root: DataRoot, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         load_manifest(data_root.config())
     assert list(caught.value.problems) == [
-        f"{VAL}: is a link to {outside}, outside the root; "
+        f"{VAL}: leads by a link to {outside}, outside the root; "
         "name the CSV by its absolute path, or its folder with --image_root"
     ]
     assert load_manifest(data_root.config(val_csv=str(outside))).counts["rows"]["test"] == 18
     assert load_manifest(data_root.config(image_root=(str(tmp_path),))).counts["rows"]["test"] == 18
+    (data_root.path / "linked").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"labels\.csv: leads by a link to .*/labels\.csv, outside the root"):
+        load_manifest(data_root.config(val_csv="linked/labels.csv"))
