@@ -142,6 +142,13 @@ def identity_fields() -> frozenset[str]:
     return _flagged("identity")
 
 
+def absolute_path(key: str, value: Any) -> Any:
+    """Return a field's value, with a path made absolute now: a trial of a sweep runs in another working folder."""
+    if key == "weights" and isinstance(value, str) and value not in ("imagenet", "none"):
+        return str(Path(value).expanduser().absolute())
+    return value
+
+
 def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainConfig:
     """Build a TrainConfig and turn every problem into a line a person can act on.
 

@@ -29,8 +29,8 @@ Payload = bytes | Callable[[BinaryIO], None]
 _URI = re.compile(r"^[a-z][a-z0-9+.-]*://")
 # Left by a writer that was killed; `names()` hides them and the next write of the same file removes them.
 _TEMP_MARK = ".tmp-"
-# The plan of 10,000 trials, the largest file of ours that is JSON, has 10 MiB.
-MAX_JSON_BYTES = 256 * 2**20
+# The plan of 10,000 trials, the largest file of ours that is read whole beside a training state, has 10 MiB.
+MAX_READ_BYTES = 256 * 2**20
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -80,7 +80,7 @@ class Folder:
             else:
                 _write_local(path, name, payload)
 
-    def read(self, name: str, *, limit: int | None = None) -> bytes:
+    def read(self, name: str, *, limit: int = MAX_READ_BYTES) -> bytes:
         """Return a file's bytes. A link is not followed: in a folder from a stranger it may lead anywhere.
 
         Args:
@@ -97,8 +97,8 @@ class Folder:
                 return read_regular(path / name, limit=limit, follow_links=False)
             filesystem, prefix = self._remote()
             with filesystem.open_input_stream(f"{prefix}/{name}") as stream:
-                content = bytes(stream.read() if limit is None else stream.read(limit + 1))
-                if limit is not None and len(content) > limit:
+                content = bytes(stream.read(limit + 1))
+                if len(content) > limit:
                     raise too_large(limit)
                 return content
 
@@ -205,9 +205,9 @@ def read_json(folder: Folder, name: str) -> Any:
 
     Raises:
         FileNotFoundError: If it is not there.
-        StorageError: If it is not JSON, or has more than `MAX_JSON_BYTES`.
+        StorageError: If it is not JSON, or cannot be read.
     """
-    raw = folder.read(name, limit=MAX_JSON_BYTES)
+    raw = folder.read(name)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from sweep.stats import Predictions
 _SAME_SCORE = 1e-9
 # Ten times FairFace, both splits. A text is the name of a split or of a CSV.
 _MAX_ROWS, _MAX_BYTES, _MAX_TEXT_BYTES = 2_000_000, 2**29, 4_096
+_FOREIGN = "predictions.parquet: not the columns of a trial; no interval and no comparison"
 _TEXTS = ("split", "csv")
 _CLASSES = {
     "age_true": len(AGE_GROUPS),
@@ -48,7 +49,7 @@ def read_scored(run: RunRecord, record: TrialRecord) -> Scored | str:
 
     columns = ["split", "csv", "line", *_CLASSES]
     try:
-        raw = run.folder.sub("trials", record.trial_id).read("predictions.parquet", limit=_MAX_BYTES)
+        raw = run.folder.sub("trials", record.trial_id).read("predictions.parquet")
         with pq.ParquetFile(io.BytesIO(raw), read_dictionary=list(_TEXTS)) as file:
             problem = _too_large(file.metadata)
             if problem:
@@ -59,12 +60,14 @@ def read_scored(run: RunRecord, record: TrialRecord) -> Scored | str:
     except (StorageError, pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         return f"predictions.parquet: damaged ({reason}); no interval and no comparison"
+    except KeyError:
+        return _FOREIGN
     try:
         for name in _TEXTS:
             table = table.set_column(table.column_names.index(name), name, _plain_texts(table[name]))
         val, test = (_predictions(table, split) for split in ("val", "test"))
     except (ValueError, KeyError, TypeError, AssertionError, pa.ArrowException):
-        return "predictions.parquet: not the columns of a trial; no interval and no comparison"
+        return _FOREIGN
     assert record.report is not None
     for name, found, stated in (
         ("validation", val.mean_f1, record.report["mean_f1"]),
