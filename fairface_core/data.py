@@ -1,4 +1,4 @@
-"""`python -m fairface_core.data check | verify`: look at a data set, or at the caches of decoded images."""
+"""`python -m fairface_core.data check | verify | prune`: look at a data set, or at the caches of decoded images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _DATA_FLAGS = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of both commands."""
+    """Return the parser of the commands."""
     parser = argparse.ArgumentParser(prog="python -m fairface_core.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check | verify")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check | verify | prune")
     check = commands.add_parser(
         "check", help="one pass over labels and images", allow_abbrev=False,
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
@@ -37,7 +37,16 @@ def make_parser() -> argparse.ArgumentParser:
         description="Read every cache of decoded images and compare each image with its checksum.",
     )  # fmt: skip
     add_flags(verify, only=("cache_dir",))
-    for command in (check, verify):
+    prune = commands.add_parser(
+        "prune", help="delete caches that no run can use any more", allow_abbrev=False,
+        description="Delete the caches of decoded images whose images changed, moved or are gone, or that are damaged.",
+    )  # fmt: skip
+    add_flags(prune, only=("cache_dir",))
+    prune.add_argument(
+        "--all", action="store_true", help="delete the usable ones too; the next run builds its own again"
+    )
+    prune.add_argument("--dry_run", action="store_true", help="only list them")
+    for command in (check, verify, prune):
         command.add_argument("--json", action="store_true", help="print JSON for machines")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -46,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 where something is wrong with the data."""
     flags = make_parser().parse_args(argv)
-    command = _check if flags.command == "check" else _verify
+    command = {"check": _check, "verify": _verify, "prune": _prune}[flags.command]
     return run_command(lambda: command(flags), debug=flags.debug)
 
 
@@ -148,8 +157,7 @@ def _counts(counts: dict[str, int], most: int = 8) -> str:
 def _verify(flags: argparse.Namespace) -> int:
     from fairface_core.cache import verify_cache
 
-    named = getattr(flags, "cache_dir", None)
-    cache_dir = Path(named).expanduser().absolute() if named else default_cache_dir()
+    cache_dir = _cache_dir(flags)
     caches = sorted(path for path in cache_dir.glob("[0-9]*px-*") if path.is_dir())
     with progress_bar("comparing checksums") as progress:
         problems = {str(cache): verify_cache(cache, progress=progress) for cache in caches}
@@ -163,6 +171,36 @@ def _verify(flags: argparse.Namespace) -> int:
     if wrong:
         raise CacheError(wrong)
     return 0
+
+
+def _prune(flags: argparse.Namespace) -> int:
+    from fairface_core.prune import list_caches, remove_cache
+
+    cache_dir = _cache_dir(flags)
+    caches = list_caches(cache_dir)
+    chosen = [cache for cache in caches if flags.all or not cache.usable]
+    if not flags.dry_run:
+        for cache in chosen:
+            remove_cache(cache.directory)
+    if flags.json:
+        facts = [
+            {"name": c.directory.name, "bytes": c.num_bytes, "state": c.state, "chosen": c in chosen} for c in caches
+        ]
+        values = {"schema_version": 1, "cache_dir": str(cache_dir), "deleted": not flags.dry_run, "caches": facts}
+        print(json.dumps(values, indent=2))
+        return 0
+    word = "would be deleted" if flags.dry_run else "deleted"
+    for cache in caches:
+        fate = word if cache in chosen else "kept"
+        print(f"{cache.directory.name}: {cache.num_bytes / 2**20:,.1f} MiB, {fate}: {cache.state}")
+    freed = sum(cache.num_bytes for cache in chosen)
+    print(f"{cache_dir}: caches {len(caches)}, {word} {len(chosen)}, {freed / 2**20:,.1f} MiB")
+    return 0
+
+
+def _cache_dir(flags: argparse.Namespace) -> Path:
+    named = getattr(flags, "cache_dir", None)
+    return Path(named).expanduser().absolute() if named else default_cache_dir()
 
 
 if __name__ == "__main__":

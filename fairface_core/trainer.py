@@ -99,7 +99,9 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(problems)
     if config.results_csv:
         check_results_csv(config.results_csv)
-    ensure_weights(config.backbone, config.weights)
+    if ensure_weights(config.backbone, config.weights) is not None and config.weights != "imagenet":
+        # A file of the user's may be damaged or of another network: better known now than in the first trial.
+        build_model(config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights)
 
 
 @contextlib.contextmanager

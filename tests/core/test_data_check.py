@@ -279,6 +279,42 @@ def test_verify_tells_of_a_cache_that_lost_a_file(data_root: DataRoot, capsys: p
     assert line.endswith("the next run builds it again")
 
 
+# prune
+
+
+def test_prune_deletes_what_no_run_can_open_any_more(data_root: DataRoot, capsys: pytest.CaptureFixture[str]) -> None:
+    train = list(load_manifest(data_root.config()).train.path)
+    cache_dir = data_root.path.parent / "cache"
+    usable = open_cache(train[:5], 8, cache_dir=cache_dir, num_workers=1)
+    stale = open_cache(train[5:9], 8, cache_dir=cache_dir, num_workers=1)
+    damaged = open_cache(train[9:12], 8, cache_dir=cache_dir, num_workers=1).directory
+    (damaged / "meta.json").unlink()
+    Path(train[6]).write_bytes(Path(train[0]).read_bytes())
+    (cache_dir / "8px-of-mine").mkdir()
+    elsewhere = data_root.path.parent / "elsewhere"
+    elsewhere.mkdir()
+    (cache_dir / f"8px-{'0' * 24}").symlink_to(elsewhere)
+    before = sorted(path.name for path in cache_dir.iterdir())
+    prune = ["prune", "--cache_dir", str(cache_dir)]
+    assert main([*prune, "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert f"{stale.directory.name}: " in out and "would be deleted: its images changed, moved or are gone" in out
+    assert f"{damaged.name}: " in out and "would be deleted: it is damaged" in out
+    assert "kept: its images are as they were" in out
+    assert f"{cache_dir}: caches 3, would be deleted 2, " in out
+    assert sorted(path.name for path in cache_dir.iterdir()) == before
+    assert main([*prune, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {cache["name"] for cache in told["caches"] if cache["chosen"]} == {stale.directory.name, damaged.name}
+    assert usable.directory.is_dir() and not stale.directory.exists() and not damaged.exists()
+    assert stale.images.sum() > 0, "whoever has it open keeps it"
+    assert main([*prune, "--all"]) == 0
+    assert "caches 1, deleted 1, " in capsys.readouterr().out
+    assert not usable.directory.exists() and elsewhere.is_dir() and (cache_dir / "8px-of-mine").is_dir()
+    assert main([*prune, "--all"]) == 0
+    assert "caches 0, deleted 0" in capsys.readouterr().out
+
+
 # The real sample.
 
 

@@ -18,9 +18,11 @@ import pytest
 import torch
 
 from fairface_core.checkpoint import load_checkpoint
+from fairface_core.config import make_config
 from fairface_core.errors import CheckpointError, FairfaceError, WeightsError
 from fairface_core.model import AgeGenderModel, build_model, load_weights
 from fairface_core.tensor_files import MAX_BYTES, TensorFileError, load_tensors, read_tensors
+from fairface_core.trainer import check_config
 
 GIB = 2**30
 
@@ -181,6 +183,16 @@ def test_weights_of_a_stranger_are_refused_the_same_way(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=words) as caught:
             build_model("resnet18", image_size=64, dropout=0.0, weights=str(path))
         assert all(problem.isprintable() for problem in caught.value.problems)
+
+
+def test_weights_that_do_not_fit_are_known_before_the_data_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    config = make_config({"root": "/nowhere", "backbone": "mobilenet_v3_small", "weights": str(path)})
+    path.write_bytes(saved({"conv1.weight": torch.ones(1)}))
+    with pytest.raises(WeightsError, match="do not fit mobilenet_v3_small: missing: "):
+        check_config(config.replace(results_csv=None))
+    path.write_bytes(saved(AgeGenderModel("mobilenet_v3_small", 64, 0.0).state_dict()))
+    check_config(config.replace(results_csv=None))
 
 
 @pytest.mark.parametrize("shape", [(1, 10**9 + 1, 768), (1, 101, 5), (2, 50, 768), (1, 6, 768), (1, 1, 768)])
