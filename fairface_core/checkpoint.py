@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         content = read_tensors(path, where)
     except TensorFileError as error:
-        raise CheckpointError(error.problems) from error
+        raise CheckpointError(f"{error}; give a best.pt that this project, or the original script, wrote") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise CheckpointError(f'{where}: not a checkpoint: expected {{"model": ..., "cfg": ..., "epoch": ...}}')
     cfg, epoch = content.get("cfg"), content.get("epoch")

@@ -139,6 +139,11 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
         model, data.cache, split, image_size=image_size,
         batch_size=config.eval_batch_size or min(config.batch_size, _MAX_BATCH), device=device, memory_format=memory_format,
     )  # fmt: skip
+    if not logits.finite:
+        raise CheckpointError(
+            f"{where}: its weights give outputs that are not finite; it is damaged, or training had diverged; "
+            "no score is given for it"
+        )
     train = data.train.rows
     metrics = split_metrics(
         logits.age, logits.gender, split.rows.age, split.rows.gender,

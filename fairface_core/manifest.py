@@ -113,7 +113,9 @@ def _finder(config: TrainConfig, problems: Problems) -> ImageFinder | None:
     for flag, folder in folders:
         if not os.path.isdir(_expand(folder)):
             reason = "is not a folder" if os.path.exists(_expand(folder)) else "does not exist"
-            problems.add("missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}")
+            problems.add(
+                "missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}; name a folder that is there"
+            )
     return None if problems else ImageFinder(_expand(config.root), [_expand(folder) for folder in config.image_root])
 
 

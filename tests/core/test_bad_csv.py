@@ -221,7 +221,9 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], Same | Refused]] = {
     "control_characters": (cell(1, 1, "\x1b[31m3-9\x07"), Refused(bad_age(2, "\x1b[31m3-9\x07"))),
     "one_file_two_labels": (
         insert(91, "val/1.jpg,3-9,Male,White,False"),
-        Refused(f"{VAL} line 92: 'val/1.jpg' already stands on line 2 with another label; keep the right row"),
+        Refused(
+            f"{VAL} line 92: 'val/1.jpg' already stands on line 2 with another label (0-2, Male, White; here 3-9, Male, White); keep the right row"
+        ),
     ),
     "line_number_after_quoted_line_ends": (
         chain(

@@ -159,7 +159,7 @@ def test_the_check_accepts_or_refuses_by_name(data_root: DataRoot, name: str) ->
     assert summary.images is not None
     if isinstance(expected, Refused):
         (problem,) = summary.problems
-        assert problem.startswith("fairface_label_val.csv line 6: 'val/5.jpg' ")
+        assert problem.startswith("fairface_label_val.csv line 6: 'val/5.jpg': ")
         assert expected.reason in problem
         assert problem.endswith("; replace the file, remove the row, or use --on_bad_image skip")
         assert summary.images.unreadable == 1
@@ -213,7 +213,7 @@ def test_every_bad_image_is_named_in_one_pass(data_root: DataRoot, capsys: pytes
     lines = err.splitlines()
     assert len(lines) == 21
     assert all(
-        line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg' ")
+        line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg': ")
         for n, line in enumerate(lines[:20])
     )
     assert lines[-1] == "error: and 10 more: unreadable images (10)"
