@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 from fairface_core.config import add_flags, config_from_flags, default_cache_dir
 from fairface_core.console import progress_bar, run_command
 from fairface_core.errors import CacheError
+from fairface_core.problems import one_line
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from fairface_core.check import DataSummary, ImageSummary
 
 _DATA_FLAGS = (
@@ -82,7 +85,8 @@ def _print_summary(summary: DataSummary) -> None:
     from fairface_core.labels import AGE_GROUPS, GENDERS
 
     console = Console(highlight=False)
-    classes = Table("", *(f"{csv} {gender}" for csv in summary.classes for gender in GENDERS), title=summary.root)
+    names = (f"{csv} {gender}" for csv in summary.classes for gender in GENDERS)
+    classes = Table("", *names, title=_text(summary.root))
     rows = [(label, [summary.classes[csv][age] for csv in summary.classes]) for age, label in enumerate(AGE_GROUPS)]
     races = sorted({race for counts in summary.races.values() for race in counts})
     race_rows = [
@@ -91,17 +95,24 @@ def _print_summary(summary: DataSummary) -> None:
     totals = ("all", [[sum(row[g] for row in summary.classes[csv]) for g in range(2)] for csv in summary.classes])
     for section in (rows, race_rows, [totals]):
         for label, counts in section:
-            classes.add_row(label, *(f"{count:,}" for pair in counts for count in pair))
+            classes.add_row(_text(label), *(f"{count:,}" for pair in counts for count in pair))
         classes.add_section()
     for column in classes.columns[1:]:
         column.justify = "right"
     console.print(classes)
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(summary):
-        facts.add_row(name, value)
+        facts.add_row(name, _text(value))
     console.print(facts)
     for note in summary.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(_text(f"note: {note}"), soft_wrap=True)
+
+
+def _text(text: str) -> Text:
+    """Return text from a data set as it stands, no markup for rich and no command for the terminal."""
+    from rich.text import Text
+
+    return Text(one_line(text))
 
 
 def _facts(summary: DataSummary) -> list[tuple[str, str]]:

@@ -199,6 +199,21 @@ def test_debug_shows_the_traceback(data_root: DataRoot) -> None:
         main([*flags(data_root), "--root", "/no/such/folder", "--debug"])
 
 
+@pytest.mark.parametrize("text", ["[/x]", "[red]hi", "\x1b[2J\x1b]0;owned\x07", "\u202e"])
+def test_text_of_a_data_set_is_no_command(data_root: DataRoot, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Neither for rich, which reads [markup], nor for the terminal."""
+    data_root.set_cell(1, 3, text)
+    moved = data_root.path.rename(data_root.path.with_name("root [b]"))
+    shutil.copy(moved / "val/1.jpg", moved / f"val/{text.replace('/', '')}.jpg")
+    with (moved / "fairface_label_val.csv").open("a") as csv:
+        csv.write(f"val/{text.replace('/', '')}.jpg,0-2,Male,{text},True\n")
+    assert main(flags(DataRoot(moved))) == 0
+    out = capsys.readouterr().out
+    assert not set(out) & set("\x1b\x07\u202e")
+    assert "root[b]" in "".join(out.split())
+    assert text.encode("unicode_escape").decode()[:4] in out
+
+
 def test_progress_reaches_the_end(data_root: DataRoot) -> None:
     seen: list[tuple[int, int]] = []
     check_data(data_root.config(), progress=lambda done, total: seen.append((done, total)))
