@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from fairface_core.errors import FairfaceError
+from fairface_core.problems import one_line
 
 MAX_PROBLEMS = 20
+_MAX_CHARS = 4_000
 
 
 def run_command(command: Callable[[], int], *, debug: bool) -> int:
@@ -41,7 +43,8 @@ def print_problems(error: FairfaceError) -> None:
     """
     most = len(error.problems) if len(error.problems) <= MAX_PROBLEMS + 1 else MAX_PROBLEMS
     for problem in error.problems[:most]:
-        print(f"error: {problem}", file=sys.stderr)
+        # A value in it may come from any file, and a terminal obeys what it is shown.
+        print(f"error: {one_line(problem)[:_MAX_CHARS]}", file=sys.stderr)
     if len(error.problems) > most:
         print(f"error: and {len(error.problems) - most} more problems", file=sys.stderr)
 

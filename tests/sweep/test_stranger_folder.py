@@ -26,6 +26,7 @@ from run_folders import Shape, make_run
 from test_aggregate import edit_json, trial_folders
 
 from fairface_core.checkpoint import load_state
+from fairface_core.console import run_command
 from fairface_core.errors import CheckpointError, ConfigError, StorageError
 from fairface_core.storage import open_folder
 from sweep.plan_file import Plan
@@ -247,6 +248,24 @@ def test_nothing_is_printed_that_a_terminal_obeys(tmp_path: Path, capsys: pytest
     assert not set(out) & set(ESCAPES.replace("owned", "").replace("]0;", "").replace("[2J", ""))
     assert "\\x1b]0;owned" in out, "what is there is shown, spelled out"
     assert max(map(len, out.splitlines())) <= 2_000
+
+
+def test_a_refused_resume_prints_nothing_that_a_terminal_obeys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", QUICK)
+    session = {"code_digest": ESCAPES * 9_000, "git_commit": ESCAPES, "versions": {"torch": ESCAPES}}
+    (run / "sweep.json").write_text(json.dumps({"schema_version": 1, "sessions": [session]}))
+    record = read_run(open_folder(run))
+
+    def resume() -> int:
+        check_same(record, record.plan, force=False)
+        return 0
+
+    assert run_command(resume, debug=False) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("error: ") and line.isprintable() and len(line) < 5_000 for line in lines)
 
 
 def test_a_cell_is_no_formula(tmp_path: Path) -> None:
