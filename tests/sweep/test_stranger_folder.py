@@ -28,12 +28,15 @@ from test_aggregate import edit_json, trial_folders
 from fairface_core.checkpoint import load_state
 from fairface_core.console import run_command
 from fairface_core.errors import CheckpointError, ConfigError, StorageError
+from fairface_core.report import write_status
 from fairface_core.storage import open_folder
+from sweep.plan import make_plan
 from sweep.plan_file import Plan
 from sweep.predictions import read_scored
 from sweep.records import read_run
 from sweep.report import main, write_report
-from sweep.run_folder import check_same
+from sweep.run_folder import check_same, write_new
+from sweep.spec import load_space
 
 QUICK = Shape(
     spaces={"resnet50": (1e-4, 3e-4), "vit_b_16": (3e-5,)}, seeds=(1, 2), epochs=4, num_val=90, num_test=90, asha=False
@@ -57,7 +60,7 @@ def saved(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def plant(run: Path, canary: Path) -> int:
+def plant(run: Path, canary: Path, *, states: bool = True) -> int:
     """Put pickles under every name that Ray, torch or a careless reader might open; return how many."""
     bomb = Touch(canary)
     plain, zipped = pickle.dumps(bomb), saved({"model": {}, "cfg": {"backbone": "resnet50"}, "x": bomb})
@@ -67,13 +70,13 @@ def plant(run: Path, canary: Path) -> int:
     }
     for trial in trial_folders(run):
         places[trial] = ["params.pkl", "checkpoint.pkl", "decisions.pkl"]
-        for name in ("state.pt", "state.prev.pt", "best.pt"):
+        for name in ("state.pt", "state.prev.pt", "best.pt") if states else ("best.pt",):
             (trial / name).write_bytes(zipped)
     for folder, names in places.items():
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             (folder / name).write_bytes(plain)
-    return sum(map(len, places.values())) + 3 * len(trial_folders(run))
+    return sum(map(len, places.values()))
 
 
 def test_the_canary_sings_where_a_pickle_is_trusted(tmp_path: Path) -> None:
@@ -99,28 +102,25 @@ def test_resuming_runs_nothing_of_a_folder(tmp_path: Path) -> None:
     """The whole command, with the fake fit: everything but the training itself."""
     storage, canary = tmp_path / "s", tmp_path / "canary"
     storage.mkdir()
-    space = driving.write_space(storage, space={"lr": {"grid": [1e-4]}})
-    words = ["--space", str(space), "--storage", str(storage)]
-    code = f"import sys; from sweep.run import main; sys.exit(main(sys.argv[1:], fit={driving.FAKE!r}))"
-    path = os.pathsep.join([str(driving.HERE), str(driving.PROJECT)])
-
-    def sweep(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, *words, *more], capture_output=True, text=True, timeout=200, check=False,
-            env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-
-    first = sweep()
-    assert first.returncode == 0, first.stderr
+    space = driving.write_space(storage, space={"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-4]}})
+    spec = load_space(space)
+    plan = make_plan(spec, auto_gpu=0.0)
     run = storage / "run"
-    plant(run, canary)
-    begun = trial_folders(run)[0]
-    edit_json(begun / "status.json", lambda status: status.update(status="planned", reason=ESCAPES))
-    second = sweep("--resume")
-    assert second.returncode == 0, second.stderr
-    assert json.loads((begun / "status.json").read_text())["status"] == "completed"
+    write_new(open_folder(run), spec, plan)
+    for trial in plan.trials:
+        write_status(open_folder(run / "trials" / trial.trial_id), "planned", epochs_trained=0, reason=ESCAPES)
+    plant(run, canary, states=False)  # the fake has states of its own; real ones are below
+    code = f"import sys; from sweep.run import main; sys.exit(main(sys.argv[1:], fit={driving.FAKE!r}))"
+    resumed = subprocess.run(
+        [sys.executable, "-c", code, "--space", str(space), "--storage", str(storage), "--resume"],
+        capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(driving.HERE), str(driving.PROJECT)])},
+    )  # fmt: skip
+    assert (resumed.returncode, resumed.stderr) == (0, ""), resumed.stdout
+    statuses = [json.loads((trial / "status.json").read_text())["status"] for trial in trial_folders(run)]
+    assert statuses == ["completed", "completed"]
+    assert "\x1b" not in resumed.stdout
     assert not canary.exists()
-    assert "\x1b" not in second.stdout + second.stderr
 
 
 def test_a_training_state_of_a_stranger_is_refused_though_its_checksum_holds(tmp_path: Path) -> None:
