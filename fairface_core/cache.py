@@ -104,7 +104,7 @@ def open_cache(
     unique = sorted({str(path) for path in paths})
     if not unique:
         raise DataError("no images: there is nothing to decode")
-    directory = Path(cache_dir) / _name(unique, size_px)
+    directory = Path(cache_dir) / cache_name(unique, size_px)
     if not directory.is_dir():
         _build_once(unique, size_px, directory, num_workers, progress)
     meta = _read_meta(directory)
@@ -153,7 +153,8 @@ def verify_cache(directory: Path, *, progress: Callable[[int, int], None] | None
     return problems
 
 
-def _name(paths: Sequence[str], size_px: int) -> str:
+def cache_name(paths: Sequence[str], size_px: int) -> str:
+    """Return the folder name of the cache of these files, sorted, as they are now."""
     facts = [f"{SCHEMA_VERSION}\0{size_px}\0{RESIZE_RULE}\0{PIL.__version__}"]
     for path in paths:
         try:
@@ -174,7 +175,7 @@ def _build_once(
 ) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_lock_path(directory)):
+        with FileLock(lock_path(directory)):
             _remove_leftovers(directory.parent)
             if not directory.is_dir():
                 build_cache(paths, size_px, directory, num_workers=num_workers, progress=progress)
@@ -185,7 +186,8 @@ def _build_once(
         ) from error
 
 
-def _lock_path(directory: Path) -> Path:
+def lock_path(directory: Path) -> Path:
+    """Return the lock that guards the making and the end of a cache."""
     return directory.with_name(f"{BUILDING}{directory.name.rpartition('-')[2]}.lock")
 
 

@@ -262,7 +262,7 @@ def _see(path: str, *, allow_large: bool) -> _Seen | None:
         mode=f"{facts.format} {facts.mode}",
         gray=facts.mode not in ("1", "L", "LA") and _is_gray(image),
         rotated=facts.orientation != 1,
-        animated=facts.frames > 1,
+        animated=facts.animated,
     )
 
 

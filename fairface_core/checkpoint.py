@@ -1,7 +1,6 @@
 """Full training state each epoch, best weights, and loading that either works or says why not.
 
-Files that may come from a stranger are read with `weights_only=True` and never otherwise. torch.save stores its
-records without compression, so a compressed record is refused before anything is unpacked.
+Files that may come from a stranger are read by tensor_files.py: with `weights_only=True` and never otherwise.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from fairface_core.errors import CheckpointError
+from fairface_core.problems import one_line
 from fairface_core.storage import Folder
+from fairface_core.tensor_files import MAX_BYTES, TensorFileError, load_tensors, read_tensors
 
 STATE = "state.pt"
 PREVIOUS_STATE = "state.prev.pt"
@@ -54,12 +54,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If it is absent, damaged, hostile or not a checkpoint of this project.
     """
-    where = str(path)
+    where = one_line(str(path))
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({error.strerror or error})") from error
-    content = _load_tensors(raw, where)
+        content = read_tensors(path, where)
+    except TensorFileError as error:
+        raise CheckpointError(f"{error}; give a best.pt that this project, or the original script, wrote") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise CheckpointError(f'{where}: not a checkpoint: expected {{"model": ..., "cfg": ..., "epoch": ...}}')
     cfg, epoch = content.get("cfg"), content.get("epoch")
@@ -87,7 +86,7 @@ def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[
     for name in (STATE, PREVIOUS_STATE):
         where = f"{folder.uri}/{name}"
         try:
-            state = _read_state(folder.read(name), where)
+            state = _read_state(folder.read(name, limit=MAX_BYTES), where)
         except FileNotFoundError:
             continue
         except CheckpointError as error:
@@ -105,7 +104,7 @@ def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[
         if problems:
             # Otherwise the next save would push the damaged file over the good one.
             folder.remove(STATE)
-            warnings.warn(f"{'; '.join(problems)}; going on from {name}, epoch {state['epoch']}", stacklevel=2)
+            warnings.warn(f"{'; '.join(problems)}; going on from {name}, epoch {state.get('epoch')}", stacklevel=2)
         return state
     if problems:
         raise CheckpointError(
@@ -145,26 +144,10 @@ def _read_state(raw: bytes, where: str) -> dict[str, Any]:
     body, trailer = memoryview(raw)[:-_TRAILER_LENGTH], raw[-_TRAILER_LENGTH:]
     if not trailer.startswith(_TRAILER) or hashlib.sha256(body).hexdigest().encode() != trailer[len(_TRAILER) :]:
         raise CheckpointError(f"{where}: damaged (cut short or changed: its checksum does not hold)")
-    state = _load_tensors(bytes(body), where)
+    try:
+        state = load_tensors(bytes(body), where)
+    except TensorFileError as error:
+        raise CheckpointError(error.problems) from error
     if not isinstance(state, dict) or state.get("schema_version") != STATE_SCHEMA:
         raise CheckpointError(f"{where}: not a training state of this version")
     return state
-
-
-def _load_tensors(raw: bytes, where: str) -> Any:
-    """Unpack tensors and plain values only."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{where}: not a file that torch.save wrote, or cut short ({error})") from error
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(raw):
-        raise CheckpointError(f"{where}: holds compressed records, which torch.save never writes; refused unread")
-    try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(
-            f"{where}: holds something other than tensors and plain values, or is damaged; "
-            f"nothing in it was executed ({reason})"
-        ) from error

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fairface_core.errors import ConfigError
 
+_MAX_TOLD_CHARS = 200
+
 
 def _field(default: Any, text: str, *, tunable: bool = False, identity: bool = True, **limits: Any) -> Any:
     """Declare a config field.
@@ -140,6 +142,13 @@ def identity_fields() -> frozenset[str]:
     return _flagged("identity")
 
 
+def absolute_path(key: str, value: Any) -> Any:
+    """Return a field's value, with a path made absolute now: a trial of a sweep runs in another working folder."""
+    if key == "weights" and isinstance(value, str) and value not in ("imagenet", "none"):
+        return str(Path(value).expanduser().absolute())
+    return value
+
+
 def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainConfig:
     """Build a TrainConfig and turn every problem into a line a person can act on.
 
@@ -162,13 +171,13 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         config = TrainConfig.model_validate(known)
     except ValidationError as error:
         problems += [
-            f"{where}: {'.'.join(str(p) for p in item['loc'])} = {item['input']!r}: {_sentence(item['msg'])}"
+            f"{where}: {'.'.join(str(p) for p in item['loc'])} = {_told(item['input'])}: {_sentence(item['msg'])}"
             for item in error.errors()
         ]
     name = known.get("backbone")
     if isinstance(name, str) and name not in BACKBONES:
         problems.append(
-            f"{where}: backbone = {name!r} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
+            f"{where}: backbone = {_told(name)} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
         )
     elif config is not None and (problem := check_image_size(config.backbone, config.image_size)):
         problems.append(f"{where}: {problem}")
@@ -176,6 +185,17 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         raise ConfigError(problems)
     assert config is not None
     return config
+
+
+def _told(value: Any) -> str:
+    """Return a value for a message: short and printable whatever it is, also a list that holds itself a million times."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= _MAX_TOLD_CHARS else f"{value[: _MAX_TOLD_CHARS - 3]}...")
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() < 256 else "a number of more than 70 digits"
+    return f"a {type(value).__name__}"
 
 
 def _sentence(message: str) -> str:

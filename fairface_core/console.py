@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from fairface_core.errors import FairfaceError
+from fairface_core.problems import one_line
 
 MAX_PROBLEMS = 20
+_MAX_CHARS = 4_000
 
 
 def run_command(command: Callable[[], int], *, debug: bool) -> int:
@@ -40,9 +43,32 @@ def print_problems(error: FairfaceError) -> None:
     """
     most = len(error.problems) if len(error.problems) <= MAX_PROBLEMS + 1 else MAX_PROBLEMS
     for problem in error.problems[:most]:
-        print(f"error: {problem}", file=sys.stderr)
+        # A value in it may come from any file, and a terminal obeys what it is shown.
+        print(f"error: {one_line(problem)[:_MAX_CHARS]}", file=sys.stderr)
     if len(error.problems) > most:
         print(f"error: and {len(error.problems) - most} more problems", file=sys.stderr)
+
+
+def skips(counts: object) -> str:
+    """Return what the policies left out of a run: `left out: 3 missing images, 12 duplicates`; empty for nothing.
+
+    Args:
+        counts: `report.json["data"]`, or whatever a stranger put in its place.
+    """
+    given: Mapping[str, Any] = counts if isinstance(counts, Mapping) else {}
+    dropped = given.get("duplicates_dropped")
+    numbers = {
+        "missing image": given.get("missing_images_skipped"),
+        "unreadable image": given.get("unreadable_images_skipped"),
+        "repeated row": given.get("repeated_rows"),
+        "duplicate": _total(dropped.values()) if isinstance(dropped, Mapping) else None,
+    }
+    parts = [f"{n:,} {word}{'' if n == 1 else 's'}" for word, n in numbers.items() if isinstance(n, int) and n > 0]
+    return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def _total(numbers: Iterable[Any]) -> int:
+    return sum(number for number in numbers if isinstance(number, int))
 
 
 @contextmanager

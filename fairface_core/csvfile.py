@@ -17,6 +17,10 @@ from fairface_core.problems import Problems, one_line, shown
 
 # FairFace's own training CSV has 4 MB. A file past this is no label CSV (a device, a video, a mistake).
 MAX_BYTES = 256 * 2**20
+# Twenty times FairFace; and a header that is all delimiters. Both fit into a few MB and would fill the memory.
+MAX_ROWS = 2_000_000
+MAX_COLUMNS = 1_000
+_HEADER_CHARS = 2**20
 _DELIMITERS = (",", ";", "\t", "|")
 _FOREIGN = (
     (b"PK\x03\x04", "a zip file or an Excel workbook; save it as CSV"),
@@ -137,6 +141,10 @@ def _parse(text: str, encoding: str, problems: Problems, name: str) -> Table:
     else:
         delimiters = _DELIMITERS
     delimiter = max(delimiters, key=lambda candidate: len(_first_row(text, candidate)))
+    if (width := len(_first_row(text, delimiter))) > MAX_COLUMNS:
+        raise DataError(
+            f"{name} line {1 + offset}: has {width:,} columns, accepted are {MAX_COLUMNS:,}; that is no label CSV"
+        )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: tuple[str, ...] = ()
     rows: list[tuple[str, ...]] = []
@@ -155,6 +163,8 @@ def _parse(text: str, encoding: str, problems: Problems, name: str) -> Table:
                     row = _fit(row, header, line, problems, name)
                     if not row:
                         continue
+                if len(rows) == MAX_ROWS:
+                    raise DataError(f"{name} line {line}: more than {MAX_ROWS:,} rows; that is no label CSV")
                 rows.append(tuple(row))  # a tuple of texts costs the garbage collector nothing
                 lines.append(line)
     except csv.Error as error:
@@ -164,7 +174,8 @@ def _parse(text: str, encoding: str, problems: Problems, name: str) -> Table:
 
 def _first_row(text: str, delimiter: str) -> list[str]:
     try:
-        return next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)), [])
+        start = io.StringIO(text[:_HEADER_CHARS], newline="")
+        return next((row for row in csv.reader(start, delimiter=delimiter) if any(row)), [])
     except csv.Error:
         return []
 

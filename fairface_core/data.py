@@ -1,4 +1,4 @@
-"""`python -m fairface_core.data check | verify`: look at a data set, or at the caches of decoded images."""
+"""`python -m fairface_core.data check | verify | prune`: look at a data set, or at the caches of decoded images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 from fairface_core.config import add_flags, config_from_flags, default_cache_dir
 from fairface_core.console import progress_bar, run_command
 from fairface_core.errors import CacheError
+from fairface_core.problems import one_line
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from fairface_core.check import DataSummary, ImageSummary
 
 _DATA_FLAGS = (
@@ -23,9 +26,9 @@ _DATA_FLAGS = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of both commands."""
+    """Return the parser of the commands."""
     parser = argparse.ArgumentParser(prog="python -m fairface_core.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check | verify")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check | verify | prune")
     check = commands.add_parser(
         "check", help="one pass over labels and images", allow_abbrev=False,
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
@@ -37,7 +40,16 @@ def make_parser() -> argparse.ArgumentParser:
         description="Read every cache of decoded images and compare each image with its checksum.",
     )  # fmt: skip
     add_flags(verify, only=("cache_dir",))
-    for command in (check, verify):
+    prune = commands.add_parser(
+        "prune", help="delete caches that no run can use any more", allow_abbrev=False,
+        description="Delete the caches of decoded images whose images changed, moved or are gone, or that are damaged.",
+    )  # fmt: skip
+    add_flags(prune, only=("cache_dir",))
+    prune.add_argument(
+        "--all", action="store_true", help="delete the usable ones too; the next run builds its own again"
+    )
+    prune.add_argument("--dry_run", action="store_true", help="only list them")
+    for command in (check, verify, prune):
         command.add_argument("--json", action="store_true", help="print JSON for machines")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -46,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 where something is wrong with the data."""
     flags = make_parser().parse_args(argv)
-    command = _check if flags.command == "check" else _verify
+    command = {"check": _check, "verify": _verify, "prune": _prune}[flags.command]
     return run_command(lambda: command(flags), debug=flags.debug)
 
 
@@ -73,7 +85,8 @@ def _print_summary(summary: DataSummary) -> None:
     from fairface_core.labels import AGE_GROUPS, GENDERS
 
     console = Console(highlight=False)
-    classes = Table("", *(f"{csv} {gender}" for csv in summary.classes for gender in GENDERS), title=summary.root)
+    names = (f"{csv} {gender}" for csv in summary.classes for gender in GENDERS)
+    classes = Table("", *names, title=_text(summary.root))
     rows = [(label, [summary.classes[csv][age] for csv in summary.classes]) for age, label in enumerate(AGE_GROUPS)]
     races = sorted({race for counts in summary.races.values() for race in counts})
     race_rows = [
@@ -82,17 +95,24 @@ def _print_summary(summary: DataSummary) -> None:
     totals = ("all", [[sum(row[g] for row in summary.classes[csv]) for g in range(2)] for csv in summary.classes])
     for section in (rows, race_rows, [totals]):
         for label, counts in section:
-            classes.add_row(label, *(f"{count:,}" for pair in counts for count in pair))
+            classes.add_row(_text(label), *(f"{count:,}" for pair in counts for count in pair))
         classes.add_section()
     for column in classes.columns[1:]:
         column.justify = "right"
     console.print(classes)
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(summary):
-        facts.add_row(name, value)
+        facts.add_row(name, _text(value))
     console.print(facts)
     for note in summary.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(_text(f"note: {note}"), soft_wrap=True)
+
+
+def _text(text: str) -> Text:
+    """Return text from a data set as it stands, no markup for rich and no command for the terminal."""
+    from rich.text import Text
+
+    return Text(one_line(text))
 
 
 def _facts(summary: DataSummary) -> list[tuple[str, str]]:
@@ -148,8 +168,7 @@ def _counts(counts: dict[str, int], most: int = 8) -> str:
 def _verify(flags: argparse.Namespace) -> int:
     from fairface_core.cache import verify_cache
 
-    named = getattr(flags, "cache_dir", None)
-    cache_dir = Path(named).expanduser().absolute() if named else default_cache_dir()
+    cache_dir = _cache_dir(flags)
     caches = sorted(path for path in cache_dir.glob("[0-9]*px-*") if path.is_dir())
     with progress_bar("comparing checksums") as progress:
         problems = {str(cache): verify_cache(cache, progress=progress) for cache in caches}
@@ -163,6 +182,36 @@ def _verify(flags: argparse.Namespace) -> int:
     if wrong:
         raise CacheError(wrong)
     return 0
+
+
+def _prune(flags: argparse.Namespace) -> int:
+    from fairface_core.prune import list_caches, remove_cache
+
+    cache_dir = _cache_dir(flags)
+    caches = list_caches(cache_dir)
+    chosen = [cache for cache in caches if flags.all or not cache.usable]
+    if not flags.dry_run:
+        for cache in chosen:
+            remove_cache(cache.directory)
+    if flags.json:
+        facts = [
+            {"name": c.directory.name, "bytes": c.num_bytes, "state": c.state, "chosen": c in chosen} for c in caches
+        ]
+        values = {"schema_version": 1, "cache_dir": str(cache_dir), "deleted": not flags.dry_run, "caches": facts}
+        print(json.dumps(values, indent=2))
+        return 0
+    word = "would be deleted" if flags.dry_run else "deleted"
+    for cache in caches:
+        fate = word if cache in chosen else "kept"
+        print(f"{cache.directory.name}: {cache.num_bytes / 2**20:,.1f} MiB, {fate}: {cache.state}")
+    freed = sum(cache.num_bytes for cache in chosen)
+    print(f"{cache_dir}: caches {len(caches)}, {word} {len(chosen)}, {freed / 2**20:,.1f} MiB")
+    return 0
+
+
+def _cache_dir(flags: argparse.Namespace) -> Path:
+    named = getattr(flags, "cache_dir", None)
+    return Path(named).expanduser().absolute() if named else default_cache_dir()
 
 
 if __name__ == "__main__":

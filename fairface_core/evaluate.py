@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairface_core.config import TrainConfig, add_flags, make_config
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import progress_bar, run_command, skips
 from fairface_core.errors import CheckpointError, ConfigError
+from fairface_core.problems import one_line, shown
 
 if TYPE_CHECKING:
     from fairface_core.checkpoint import Checkpoint
@@ -22,6 +23,9 @@ _FLAGS = (
     "drop_duplicates", "limit_train", "limit_val", "cache_dir", "image_size", "batch_size", "eval_batch_size", "device",
     "num_workers", "channels_last",
 )  # fmt: skip
+
+# Images at a time, unless --eval_batch_size says more: the batch that a checkpoint was trained with may fit no memory.
+_MAX_BATCH = 256
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,33 +62,54 @@ def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where
         "device",
         "num_workers",
         "weights",
+        "micro_batch_size",
+        "eval_batch_size",
     ):
         known.pop(key, None)
     if "split_seed" not in known and "seed" in known:
         known["split_seed"] = known["seed"]
+    strays = [name for name in ("train_csv", "val_csv") if name not in flags and not _stays_in_root(known.get(name))]
+    if strays:
+        raise CheckpointError(
+            [
+                f"{where}: its configuration names {name} = {shown(str(known[name]), 200)}, which is not below the data "
+                f"folder; give --{name} yourself"
+                for name in strays
+            ]
+        )
     return make_config({**known, "weights": "none", **flags}, where=where)
+
+
+def _stays_in_root(name: object) -> bool:
+    """Whether a CSV that a checkpoint names lies below the data folder: a stranger's word opens nothing else."""
+    if not isinstance(name, str):
+        return True  # absent, or refused as no text
+    return not (name.startswith("~") or Path(name).is_absolute() or ".." in Path(name).parts)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from fairface_core.checkpoint import load_checkpoint
 
+    where = one_line(str(arguments.checkpoint))
     checkpoint = load_checkpoint(arguments.checkpoint)
     flags = {key: value for key, value in vars(arguments).items() if key in _FLAGS}
     try:
-        config = checkpoint_config(checkpoint.cfg, flags, where=str(arguments.checkpoint))
+        config = checkpoint_config(checkpoint.cfg, flags, where=where)
     except ConfigError as error:
         raise CheckpointError(error.problems) from error
     if not config.root:
         raise ConfigError("root: no data folder given; use --root DIR")
-    result = _score(checkpoint, config, arguments.split, where=str(arguments.checkpoint))
+    result = _score(checkpoint, config, arguments.split, where=where)
     if arguments.json:
         print(json.dumps(result, indent=2, sort_keys=True))
         return 0
     metrics = result[f"{arguments.split}_metrics"]
-    print(
+    facts = [
         f"{config.backbone}, epoch {result['epoch']}, {result['num_images']:,} {arguments.split} images, "
-        f"protocol {config.protocol}, split_seed {config.split_seed}"
-    )
+        f"protocol {config.protocol}, split_seed {config.split_seed}",
+        skips(result["data"]),
+    ]
+    print("; ".join(filter(None, facts)))
     for key, value in metrics.items():
         print(f"{key:8s} {value:.4f}")
     return 0
@@ -112,8 +137,13 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     model.to(device).to(memory_format=memory_format)
     logits = predict(
         model, data.cache, split, image_size=image_size,
-        batch_size=config.eval_batch_size or config.batch_size, device=device, memory_format=memory_format,
+        batch_size=config.eval_batch_size or min(config.batch_size, _MAX_BATCH), device=device, memory_format=memory_format,
     )  # fmt: skip
+    if not logits.finite:
+        raise CheckpointError(
+            f"{where}: its weights give outputs that are not finite; it is damaged, or training had diverged; "
+            "no score is given for it"
+        )
     train = data.train.rows
     metrics = split_metrics(
         logits.age, logits.gender, split.rows.age, split.rows.gender,

@@ -64,7 +64,7 @@ class ImageFacts:
         mode: Pillow's name of the stored pixels, such as `RGB`, `L`, `P`, `CMYK`.
         width: Pixels.
         height: Pixels.
-        frames: More than 1 for an animation; the first frame is the image.
+        animated: Whether the file holds several frames; the first one is the image.
         orientation: EXIF orientation, 1 to 8; 1 is upright. It is counted and not applied: the original script
             trained on the pixels as stored.
     """
@@ -73,7 +73,7 @@ class ImageFacts:
     mode: str
     width: int
     height: int
-    frames: int
+    animated: bool
     orientation: int = 1
 
 
@@ -187,7 +187,8 @@ def _check(path: str, image: Image.Image) -> ImageFacts:
         mode=image.mode,
         width=width,
         height=height,
-        frames=1 if image.format in _SINGLE_FRAME else int(getattr(image, "n_frames", 1)),
+        # Not `n_frames`: a GIF of 100 MB can hold millions, which are counted one by one.
+        animated=image.format not in _SINGLE_FRAME and bool(getattr(image, "is_animated", False)),
     )
 
 

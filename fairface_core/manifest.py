@@ -4,7 +4,7 @@ Every problem is collected before one error reports them. Nothing is decoded her
 found when the cache is built.
 """
 
-# ruff: noqa: PTH110, PTH111, PTH112, PTH114
+# ruff: noqa: PTH110, PTH111, PTH112
 # `os.path` says no to a name that cannot exist (too long, a NUL, a loop of links); `pathlib` raises.
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def _finder(config: TrainConfig, problems: Problems) -> ImageFinder | None:
     for flag, folder in folders:
         if not os.path.isdir(_expand(folder)):
             reason = "is not a folder" if os.path.exists(_expand(folder)) else "does not exist"
-            problems.add("missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}")
+            problems.add(
+                "missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}; name a folder that is there"
+            )
     return None if problems else ImageFinder(_expand(config.root), [_expand(folder) for folder in config.image_root])
 
 
@@ -127,11 +129,11 @@ def _csv_path(config: TrainConfig, name: str, finder: ImageFinder, problems: Pro
     path = _expand(config.root) / given
     # A folder from a stranger may hold a link in the place of its CSV; a path that the user typed is the user's.
     typed = given.is_absolute() or ".." in given.parts
-    real = os.path.realpath(path) if os.path.islink(path) else ""
-    if real and not typed and not finder.holds(real):
+    real = "" if typed or "\0" in name else os.path.realpath(path)
+    if real and not finder.holds(real):
         problems.add(
             "refused paths",
-            f"{path.name}: is a link to {real}, outside the root; "
+            f"{path.name}: leads by a link to {real}, outside the root; "
             "name the CSV by its absolute path, or its folder with --image_root",
         )
         return None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fairface_core.backbones import BACKBONES, ensure_weights, input_size
 from fairface_core.errors import CheckpointError, WeightsError
 from fairface_core.labels import AGE_GROUPS, GENDERS
+from fairface_core.problems import one_line
+from fairface_core.tensor_files import TensorFileError, read_tensors
+
+_MAX_PATCHES = 64  # along one side of a ViT's input
 
 
 class AgeGenderModel(nn.Module):
@@ -57,15 +61,15 @@ def build_model(backbone: str, *, image_size: int | None, dropout: float, weight
 
 def _load_backbone(model: AgeGenderModel, backbone: str, path: Path) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(
-            f"weights {path}: cannot be read as tensors ({_first_line(error)}); fetch the file again"
-        ) from error
+        state = read_tensors(path, f"weights {one_line(str(path))}", old_format=True)
+    except TensorFileError as error:
+        raise WeightsError(f"{error}; fetch the file again, or name another one") from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"weights {path}: not a state dict of tensors")
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise WeightsError(f"weights {one_line(str(path))}: not a state dict of tensors")
     own = model.feature_extractor.state_dict()
     prefix = "feature_extractor."
     if any(key.startswith(prefix) for key in state):
@@ -75,7 +79,7 @@ def _load_backbone(model: AgeGenderModel, backbone: str, path: Path) -> None:
     state = fit_position_embeddings(state, own)
     problems = _mismatch(state, own)
     if problems:
-        raise WeightsError(f"weights {path} do not fit {backbone}: {problems}")
+        raise WeightsError(f"weights {one_line(str(path))} do not fit {backbone}: {problems}")
     model.feature_extractor.load_state_dict(state)
 
 
@@ -88,7 +92,7 @@ def fit_position_embeddings(state: Mapping[str, Tensor], own: Mapping[str, Tenso
     """
     key = next((k for k in own if k.endswith("encoder.pos_embedding")), None)
     adapted = dict(state)
-    if key is None or key not in state or state[key].shape == own[key].shape or state[key].ndim != 3:
+    if key is None or key not in state or not _is_other_grid(state[key], own[key]):
         return adapted
     from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -99,6 +103,15 @@ def fit_position_embeddings(state: Mapping[str, Tensor], own: Mapping[str, Tenso
     return adapted
 
 
+def _is_other_grid(given: Tensor, own: Tensor) -> bool:
+    """Whether these are the position embeddings of the same network for another input size."""
+    if given.ndim != 3 or given.shape == own.shape or (given.shape[0], given.shape[2]) != (1, own.shape[2]):
+        return False
+    # A view can claim any shape; of 1024 px, the largest input, there are 64 x 64 patches.
+    side = math.isqrt(max(given.shape[1] - 1, 0))
+    return 0 < side <= _MAX_PATCHES and side * side + 1 == given.shape[1]
+
+
 def load_weights(model: AgeGenderModel, state: Mapping[str, Any], *, where: str) -> None:
     """Load a whole state dict of this model.
 
@@ -106,7 +119,7 @@ def load_weights(model: AgeGenderModel, state: Mapping[str, Any], *, where: str)
         CheckpointError: Naming the first missing, unknown or wrongly shaped entries.
     """
     own = model.state_dict()
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     problems = _mismatch(tensors, own)
     if problems or len(tensors) != len(state):
         raise CheckpointError(
@@ -127,12 +140,8 @@ def _mismatch(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     for title, names in (("missing", missing), ("unknown", unknown), ("wrong shape", shapes)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            parts.append(f"{title}: {', '.join(names[:3])}{more}")
+            parts.append(one_line(f"{title}: {', '.join(name[:120] for name in names[:3])}{more}"))
     return "; ".join(parts)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def num_params(model: nn.Module) -> int:

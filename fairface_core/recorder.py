@@ -69,8 +69,13 @@ class Recorder:
         if state is None:
             remove_states(self.folder)
         else:
-            self.history = [EpochReport(**values) for values in state["history"]]
-            self.report = state["report"]
+            try:
+                self.history = [EpochReport(**values) for values in state["history"]]
+                self.report = dict(state["report"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{self.folder.uri}: state.pt holds no history or report of a run; delete the folder to train it anew"
+                ) from error
             write_json(self.folder, "report.json", self.report)
         facts = {"schema_version": 1, "config": self.config.model_dump(mode="json")}
         write_json(self.folder, "config.json", facts)
@@ -81,7 +86,9 @@ class Recorder:
     def _load(self) -> Mapping[str, Any] | None:
         folder = self.folder
         if folder.exists("status.json"):
-            self._attempts = int(read_json(folder, "status.json").get("attempts") or 1)
+            status = read_json(folder, "status.json")
+            attempts = status.get("attempts") if isinstance(status, Mapping) else None
+            self._attempts = attempts if isinstance(attempts, int) else 1
         state = load_state(folder, config_digest=self.config.digest(), data_digest=self.data.digest)
         if state is None and folder.exists("history.csv") and len(folder.read("history.csv").splitlines()) > 1:
             raise CheckpointError(

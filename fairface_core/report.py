@@ -286,7 +286,8 @@ def upsert_row(results_csv: str | Path, row: Mapping[str, Any]) -> None:
         return
     from filelock import FileLock
 
-    path = Path(results_csv).expanduser().absolute()
+    # The user's own link is followed, here and not below: a folder reads no links.
+    path = Path(results_csv).expanduser().resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         _rewrite(open_folder(path.parent), path.name, row)

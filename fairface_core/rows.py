@@ -184,7 +184,8 @@ class _Reader:
             elif _labels(ages, genders, races, first) == _labels(ages, genders, races, row):
                 repeated += 1
             else:
-                self._note_conflict(row, first, texts[row])
+                said = [_words(_labels(ages, genders, races, at)) for at in (first, row)]
+                self._note_conflict(row, first, texts[row], said)
         repaired = Counter(
             cell.repair for column in (ages, genders) for cell in map(column.__getitem__, keep) if cell and cell.repair
         )
@@ -242,11 +243,11 @@ class _Reader:
                 self.problems.add(kind, f"{self._where(row)}: {said}; {advice}")
         return age is not None and gender is not None
 
-    def _note_conflict(self, row: int, first: int, text: str) -> None:
+    def _note_conflict(self, row: int, first: int, text: str, said: list[str]) -> None:
         self.problems.add(
             "images with two labels",
             f"{self._where(row)}: {shown(text, 200)} already stands on line {self.table.lines[first]} with another "
-            "label; keep the right row",
+            f"label ({said[0]}; here {said[1]}); keep the right row",
         )
 
 
@@ -267,6 +268,11 @@ def _labels(
     return _index(ages[row]), _index(genders[row]), races[row]
 
 
+def _words(labels: tuple[int, int, str]) -> str:
+    age, gender, race = labels
+    return ", ".join(filter(None, [AGE_GROUPS[age], GENDERS[gender], shown(race, 40)[1:-1]]))
+
+
 def _texts(values: list[str]) -> np.ndarray:
     array = np.empty(len(values), dtype=object)
     array[:] = values
@@ -285,7 +291,7 @@ def note_unreadable(rows: Rows, reasons: Mapping[str, str], problems: Problems) 
         if path in reasons:
             problems.add(
                 "unreadable images",
-                f"{rows.csv_name} line {line}: {shown(file, 200)} {reasons[path]}; "
+                f"{rows.csv_name} line {line}: {shown(file, 200)}: {reasons[path]}; "
                 "replace the file, remove the row, or use --on_bad_image skip",
             )
 

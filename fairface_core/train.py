@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fairface_core.config import TrainConfig, add_flags, config_from_flags
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import progress_bar, run_command, skips
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,7 +34,8 @@ def _train(config: TrainConfig) -> int:
     with progress_bar("decoding images") as progress:
         data = prepare_data(config, progress=progress)
     counts = ", ".join(f"{name} {count:,}" for name, count in data.counts["rows"].items())
-    print(f"{config.backbone}: {counts}; protocol {config.protocol}; outputs in {config.out_dir}", flush=True)
+    scored_by = "; ".join(filter(None, [f"protocol {config.protocol}", skips(data.counts)]))
+    print(f"{config.backbone}: {counts}; {scored_by}; outputs in {config.out_dir}", flush=True)
 
     def show(epoch: EpochReport) -> None:
         star = " *" if epoch.best_epoch == epoch.epoch else ""
@@ -47,9 +48,9 @@ def _train(config: TrainConfig) -> int:
 
     report = fit(config, on_epoch=show)
     test = report.test_metrics
-    print(f"best epoch {report.best_epoch}: validation mean_f1 {report.mean_f1:.4f}")
+    print(f"best epoch {report.best_epoch}: validation mean_f1 {report.mean_f1:.4f} ({scored_by})")
     print(
-        f"test: loss {test['loss']:.4f}  age {test['age_acc']:.4f} (F1 {test['age_f1m']:.4f})  "
+        f"test ({scored_by}): loss {test['loss']:.4f}  age {test['age_acc']:.4f} (F1 {test['age_f1m']:.4f})  "
         f"gender {test['gen_acc']:.4f} (F1 {test['gen_f1m']:.4f})"
     )
     return 0

@@ -23,7 +23,7 @@ from fairface_core.device import (
     peak_memory_gib,
     set_determinism,
 )
-from fairface_core.errors import ConfigError, StorageError
+from fairface_core.errors import CheckpointError, ConfigError, StorageError
 from fairface_core.inference import Logits, predict
 from fairface_core.metrics import split_metrics
 from fairface_core.model import build_model, num_params
@@ -99,7 +99,9 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(problems)
     if config.results_csv:
         check_results_csv(config.results_csv)
-    ensure_weights(config.backbone, config.weights)
+    if ensure_weights(config.backbone, config.weights) is not None and config.weights != "imagenet":
+        # A file of the user's may be damaged or of another network: better known now than in the first trial.
+        build_model(config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights)
 
 
 @contextlib.contextmanager
@@ -144,10 +146,19 @@ class _Run:
         self.objective = Objective.from_labels(train.age, train.gender, config.age_loss_weight, device)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the tensors of a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        """Take over the tensors of a saved state.
+
+        Raises:
+            CheckpointError: If they are not those of this model and optimizer.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.config.out_dir}: state.pt does not fit this model; delete the folder to train it anew"
+            ) from error
 
     def state(self) -> dict[str, Any]:
         """Return the tensors to save. Generators need no saving: each epoch derives its own."""

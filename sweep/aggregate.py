@@ -16,6 +16,7 @@ from fairface_core.report import CONTRACT_COLUMNS, benchmark_row
 from fairface_core.storage import Folder
 from sweep.records import RunRecord, TrialRecord, read_run
 from sweep.trial_files import CONTRACT_FIELDS
+from sweep.wording import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,8 +119,21 @@ def rebuild(folder: Folder) -> RunRecord:
 
 
 def csv_of(frame: pd.DataFrame) -> bytes:
-    """Return a table as CSV text (UTF-8, LF) whose floats read back to the same bits."""
+    """Return a table as CSV text (UTF-8, LF) whose floats read back to the same bits.
+
+    A plan from a stranger can hold any text: one that a spreadsheet would take for a formula begins with an
+    apostrophe, and none can begin a line of its own.
+    """
+    texts = frame.select_dtypes(include="object")
+    frame = frame.assign(**{str(name): texts[name].map(_cell) for name in texts})
     return frame.to_csv(index=False, lineterminator="\n").encode(errors="replace")
+
+
+def _cell(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    text = plain(cell)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 @contextlib.contextmanager

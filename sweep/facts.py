@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fairface_core.console import skips
 from sweep.leaderboard import Board
 from sweep.records import RunRecord, TrialRecord
 from sweep.wording import counted, duration, listing, number, percent, quantity, shortened
@@ -47,8 +48,20 @@ def tiles(board: Board) -> list[tuple[str, str, str]]:
         tiles.append(("Training time", duration(seconds), "all trials, added up"))
     test_rows = {_test_rows(record) for record in run.records if record.report}
     if len(test_rows) == 1 and (only := test_rows.pop()):
-        tiles.append(("Test images", f"{only:,}", "never used for a choice"))
+        tiles.append(("Test images", f"{only:,}", f"protocol {protocols(run)}; never used for a choice"))
     return tiles
+
+
+def protocols(run: RunRecord) -> str:
+    """Return the protocol of the reported scores: `seed`, `official`, or both where trials differ."""
+    named = dict.fromkeys(record.report["protocol"] for record in run.records if record.report)
+    return listing(list(named)) or "not known yet"
+
+
+def scored_by(run: RunRecord) -> str:
+    """Return what stands beside the scores: `protocol seed; left out: 3 missing images, 12 duplicates`."""
+    left_out = dict.fromkeys(skips(record.report.get("data")) for record in run.records if record.report)
+    return "; ".join([f"protocol {protocols(run)}", *filter(None, left_out)])
 
 
 def _test_rows(record: TrialRecord) -> int | None:
@@ -68,9 +81,9 @@ def stops(run: RunRecord) -> list[str]:
 def protocol(run: RunRecord) -> list[tuple[str, str]]:
     """Return (topic, sentence) of how the sweep was done."""
     scheduler = run.plan.scheduler
-    protocols = list(dict.fromkeys(r.report["protocol"] for r in run.records if r.report))
+    named = list(dict.fromkeys(r.report["protocol"] for r in run.records if r.report))
     rows = [
-        ("Split", " ".join(PROTOCOLS.get(name, f"Protocol {name}.") for name in protocols)),
+        ("Split", " ".join(PROTOCOLS.get(name, f"Protocol {name}.") for name in named)),
         ("Score", "mean_f1 = (age macro-F1 + gender macro-F1) / 2, over 9 age groups and 2 genders."),
         (
             "Selection",

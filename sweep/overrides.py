@@ -16,6 +16,9 @@ from sweep.strict_yaml import MAX_DEPTH, Node, parse_value
 # The flag of sweep.run -> the key that it sets.
 FLAGS: dict[str, tuple[str, ...]] = {
     "root": ("data", "root"),
+    "protocol": ("data", "protocol"),
+    "on_bad_image": ("data", "on_bad_image"),
+    "drop_duplicates": ("data", "drop_duplicates"),
     "name": ("name",),
     "scheduler": ("scheduler", "kind"),
     "gpus_per_trial": ("resources", "gpu"),

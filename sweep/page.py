@@ -10,7 +10,7 @@ from typing import Any
 
 from fairface_core.errors import StorageError
 from fairface_core.labels import AGE_GROUPS, GENDERS
-from sweep.facts import data_facts, protocol, provenance, stops, tiles
+from sweep.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.leaderboard import Board, Configuration
 from sweep.plot_style import Palette, Plot
 from sweep.plots import comparison_plot, cost_plot, learning_curves, response_plots, scores_plot
@@ -93,6 +93,11 @@ class Page:
     def on_gpu(self) -> bool:
         """Whether any ranked run used a GPU, so that GPU-hours are what it cost."""
         return any(one.cost("gpu_hours") for one in self.board.ranked)
+
+    @property
+    def scored_by(self) -> str:
+        """The protocol, and what the policies left out."""
+        return scored_by(self.run)
 
     @property
     def one_seed(self) -> bool:

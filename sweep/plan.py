@@ -69,7 +69,10 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
     most = MAX_TRIALS_EVER if yes else limit
     if count > most:
         how = "the most that a sweep can hold" if yes else "the most that is accepted without --yes"
-        raise ConfigError(f"{where}: the space makes {count:,} trials ({_factors(spec)}); {most:,} is {how}")
+        raise ConfigError(
+            f"{where}: the space makes {count:,} trials ({_factors(spec)}); {most:,} is {how}; take values out, or "
+            "draw some of them with num_samples"
+        )
     drafts = _drafts(spec, where)
     unique = {draft.config.digest(): draft for draft in reversed(drafts)}
     ordered = _in_order(list(reversed(unique.values())), spec)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from sweep.ledger import Ledger
 from sweep.trials import Leg, Trial
-from sweep.wording import counted, duration
+from sweep.wording import counted, duration, plain
 from sweep.worker import NOTES_KEY, Ending
 
 # A terminal is drawn this often, and a log that is no terminal gets a line of the state this often.
@@ -163,7 +163,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line that a person should see."""
-        self._print(Text.assemble(("note: ", "yellow"), text))
+        self._print(Text.assemble(("note: ", "yellow"), plain(text)))
 
     # What is shown.
 
@@ -178,9 +178,8 @@ class Progress:
         if len(rows) > 1:
             rows["all"] = self.tally(self._ledger.groups)
         for name, tally in rows.items():
-            table.add_row(
-                Text(name), *_cells(tally, wide=wide), style="bold" if name == "all" and len(rows) > 1 else ""
-            )
+            style = "bold" if name == "all" and len(rows) > 1 else ""
+            table.add_row(Text(plain(name)), *_cells(tally, wide=wide), style=style)
         running = [trial for trial in self._ledger.trials.values() if trial.leg is not None and trial.leg.started]
         lines = [self._running_line(trial) for trial in running[:_MAX_RUNNING_ROWS]]
         if len(running) > len(lines):
@@ -239,7 +238,7 @@ class Progress:
         spent = f"  {duration(self._spent[trial.trial_id])}" if trial.trial_id in self._spent else ""
         epochs = f"{len(trial.scores)}/{self._ledger.plan.epochs} epochs"
         head = Text.assemble((f"{time.strftime('%H:%M:%S')}  ", "dim"), (f"{word:<9}", style), f"  {trial.trial_id}")
-        self._print(head.append(f"  {epochs}{spent}  {text}".rstrip()))
+        self._print(head.append(plain(f"  {epochs}{spent}  {text}".rstrip())))
 
     def _print(self, text: Text) -> None:
         self._lined = time.monotonic()
@@ -279,5 +278,5 @@ def failure_table(trials: Iterable[Trial]) -> Table | None:
     for name in ("trial", "status", "epochs", "reason"):
         table.add_column(name, overflow="fold")
     for trial in lost:
-        table.add_row(Text(trial.trial_id), trial.status, str(len(trial.scores)), Text(trial.reason))
+        table.add_row(Text(trial.trial_id), trial.status, str(len(trial.scores)), Text(plain(trial.reason)))
     return table

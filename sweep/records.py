@@ -33,6 +33,7 @@ class TrialRecord:
         history: One dict an epoch, the columns of history.csv.
         report: report.json, checked; None where there is none that can be used.
         problems: What was damaged in its files.
+        linked: Whether a link stands in the place of its folder, or of `trials`: nothing was read there.
     """
 
     trial_id: str
@@ -45,6 +46,7 @@ class TrialRecord:
     history: list[dict[str, Any]]
     report: dict[str, Any] | None
     problems: tuple[str, ...]
+    linked: bool = False
 
     @property
     def problem(self) -> str:
@@ -214,6 +216,9 @@ def _read_plan(folder: Folder) -> Plan:
 def _read_trial(folder: Folder, trial_plan: PlannedTrial, group_by: str) -> TrialRecord:
     planned = trial_plan.model_dump(mode="json")
     trial = folder.sub("trials", trial_plan.trial_id)
+    if _is_linked(folder, trial):
+        problem = "its folder is a link, which is not followed: put the folder itself in its place"
+        return TrialRecord(trial_plan.trial_id, planned, "failed", problem, {}, 0, 1, [], None, (problem,), linked=True)
     status, problems = read_status(trial)
     history, history_problems = read_history(trial)
     report, report_problems = read_report(trial, _identity(planned, group_by))
@@ -233,6 +238,12 @@ def _read_trial(folder: Folder, trial_plan: PlannedTrial, group_by: str) -> Tria
         report=report,
         problems=tuple(problems),
     )
+
+
+def _is_linked(run: Folder, trial: Folder) -> bool:
+    """Whether a trial's folder lies elsewhere: a run folder from a stranger may lead reads and writes anywhere."""
+    above, below = run.path(), trial.path()
+    return below is not None and above is not None and below.resolve() != above.resolve() / below.relative_to(above)
 
 
 def _identity(planned: dict[str, Any], group_by: str) -> dict[str, Any]:

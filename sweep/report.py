@@ -25,6 +25,7 @@ from fairface_core.storage import Folder, open_folder
 from sweep import wording
 from sweep.aggregate import BENCHMARK_CSV, LEADERBOARD_CSV, benchmark_rows, csv_of, one_writer, read_run
 from sweep.card import card_name, render_card
+from sweep.facts import scored_by
 from sweep.leaderboard import Board, board_frame, build_board
 from sweep.page import Page, build_page
 from sweep.plot_style import COLORS, DARK, DARK_COLORS
@@ -33,6 +34,7 @@ from sweep.verdict import Verdict, judge
 
 REPORT_HTML = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
+_MAX_LINE_CHARS = 2_000
 # The same shapes as in the figures (plot_style.SYMBOLS).
 _GLYPHS = "●■◆▲▼✚⬢★"
 
@@ -146,11 +148,15 @@ def _report(run_dir: str) -> int:
             # A name in a run folder, or a real minus sign, may be more than the terminal's encoding holds.
             stream.reconfigure(errors="replace")
     damaged = [(r.trial_id, text) for r in board.run.records for text in r.problems] + list(board.problems)
-    print(f"{verdict.headline}. {verdict.sentence}")
-    for caveat in verdict.caveats:
-        print(f"note: {caveat}")
-    for trial_id, text in damaged:
-        print(f"note: {trial_id}: {text}")
+    lines = [
+        f"{verdict.headline}. {verdict.sentence}",
+        f"scored by {scored_by(board.run)}",
+        *(f"note: {caveat}" for caveat in verdict.caveats),
+        *(f"note: {trial_id}: {text}" for trial_id, text in damaged),
+        *(f"note: {text}" for text in board.run.problems),
+    ]
+    for line in lines:
+        print(wording.plain(line)[:_MAX_LINE_CHARS])
     for name in (REPORT_HTML, LEADERBOARD_CSV, BENCHMARK_CSV):
         print(f"{board.run.location}/{name}")
     return 0

@@ -29,6 +29,11 @@ def make_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to run")
     what.add_argument("--space", required=True, type=Path, metavar="YAML", help="search space, see search_spaces/")
     what.add_argument("--root", metavar="DIR", help="data folder: label CSVs and images")
+    what.add_argument("--protocol", choices=("seed", "official"),
+                      help="seed: 20 %% of the val CSV is the test set; official: all of it")  # fmt: skip
+    what.add_argument("--on-bad-image", choices=("error", "skip"), help="what to do with missing or unreadable images")
+    what.add_argument("--drop-duplicates", choices=("none", "cross_split", "all"),
+                      help="byte-identical images: keep, drop those shared by train and val, or drop all but one")  # fmt: skip
     what.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
                       help="change a key of the space, such as fixed.epochs=3; may be given several times")  # fmt: skip
     what.add_argument(
@@ -80,6 +85,9 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         arguments.space,
         sets=arguments.sets,
         root=arguments.root,
+        protocol=arguments.protocol,
+        on_bad_image=arguments.on_bad_image,
+        drop_duplicates=arguments.drop_duplicates,
         name=arguments.name,
         scheduler=arguments.scheduler,
         gpus_per_trial=arguments.gpus_per_trial,

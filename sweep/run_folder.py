@@ -40,8 +40,12 @@ def check_same(record: RunRecord, plan: Plan, *, force: bool) -> list[str]:
         What is different and was forced.
 
     Raises:
-        ConfigError: The space differs, or the program does and `force` is not given.
+        ConfigError: The space differs, or the program does and `force` is not given; or a link stands in the place of
+            a trial's folder, where the trial would write.
     """
+    linked = [one for one in record.records if one.linked]
+    if linked:
+        raise ConfigError([f"{record.folder.uri}/trials/{one.trial_id}: {one.reason}" for one in linked])
     changed = space_difference(record.plan, plan)
     if changed:
         raise ConfigError(

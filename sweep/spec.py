@@ -53,6 +53,9 @@ def load_space(
     *,
     sets: Sequence[str] = (),
     root: str | None = None,
+    protocol: str | None = None,
+    on_bad_image: str | None = None,
+    drop_duplicates: str | None = None,
     name: str | None = None,
     scheduler: str | None = None,
     gpus_per_trial: float | None = None,
@@ -65,6 +68,9 @@ def load_space(
         path: The YAML file.
         sets: `--set` texts, `key=value` with dotted keys and YAML values.
         root: `--root`: the data folder; it takes the place of `data: demo`.
+        protocol: `--protocol`: `seed` or `official`.
+        on_bad_image: `--on-bad-image`: `error` or `skip`.
+        drop_duplicates: `--drop-duplicates`: `none`, `cross_split` or `all`.
         name: `--name`: name of the run folder.
         scheduler: `--scheduler`: `asha` or `fifo`.
         gpus_per_trial: `--gpus-per-trial`, for every backbone.
@@ -77,6 +83,9 @@ def load_space(
     document, text = read_yaml(path)
     flags: dict[str, Any] = {
         "root": root,
+        "protocol": protocol,
+        "on_bad_image": on_bad_image,
+        "drop_duplicates": drop_duplicates,
         "name": name,
         "scheduler": scheduler,
         "gpus_per_trial": gpus_per_trial,

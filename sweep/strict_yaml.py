@@ -127,7 +127,9 @@ def parse_yaml(text: str, source: str) -> Node:
     root = _Reader(source).read(text)
     if not isinstance(root.value, dict):
         what = "is empty" if root.value is None else f"the root is {root.kind}"
-        raise ConfigError(f"{root.where if root.value is not None else source}: {what}; accepted: a mapping of keys")
+        raise ConfigError(
+            f"{root.where if root.value is not None else source}: {what}; accepted: a mapping of keys, as in search_spaces/quickstart.yaml"
+        )
     return root
 
 

@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.cluster import Cluster
+from sweep.facts import scored_by
 from sweep.leaderboard import Board, Configuration
 from sweep.ledger import Ledger
 from sweep.placement import Needs, Placement
 from sweep.plan_file import Plan
 from sweep.progress import failure_table
 from sweep.verdict import Verdict
-from sweep.wording import counted, listing, number, quantity, score, sd, span
+from sweep.wording import counted, listing, number, plain, quantity, score, sd, span
 
 _MAX_ROWS = 12
 # The leaderboard with standard deviations and speeds; a terminal of 80 columns goes without them.
@@ -52,14 +53,15 @@ def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
     """Print what a reader should know, one line each."""
     for note in notes:
-        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+        console.print(Text.assemble(("note: ", "yellow"), plain(note)), soft_wrap=True)
 
 
 def print_closing(console: Console, ledger: Ledger, board: Board, verdict: Verdict, files: Sequence[str]) -> None:
     """Print the leaderboard, what it says, what went wrong, and where everything lies."""
     if board.ranked:
         console.print(leaderboard_table(board, wide=console.width >= _WIDE_COLUMNS))
-    console.print(Text(f"{verdict.headline}. {verdict.sentence}", style="bold"), soft_wrap=True)
+        console.print(Text(plain(f"scored by {scored_by(board.run)}"), style="dim"), soft_wrap=True)
+    console.print(Text(plain(f"{verdict.headline}. {verdict.sentence}"), style="bold"), soft_wrap=True)
     print_notes(console, verdict.caveats)
     print_notes(console, (f"{name}: {problem}" for name, problem in board.problems))
     table = failure_table(ledger.trials.values())
@@ -78,9 +80,9 @@ def leaderboard_table(board: Board, *, wide: bool) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
     table.add_column("", justify="right")
-    table.add_column(board.run.group_by, no_wrap=True)
+    table.add_column(Text(plain(board.run.group_by)), no_wrap=True)
     for key in board.run.swept_keys:
-        table.add_column(key, justify="right", no_wrap=True)
+        table.add_column(Text(plain(key)), justify="right", no_wrap=True)
     names = ("seeds", "val mean_f1", "test mean_f1", "95 % interval", "images/s")
     for name in names if wide else ("n", "val", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -97,7 +99,7 @@ def _cells(one: Configuration, keys: Sequence[str], *, wide: bool) -> list[Text]
     cells = [str(one.rank), one.group, *values, str(len(one.full)), val, test, span(*(one.test_span or (None, None)))]
     if wide:
         cells.append(quantity(one.cost("images_per_s")))
-    return [Text(cell) for cell in cells]
+    return [Text(plain(cell)) for cell in cells]
 
 
 def _mean(scores: Sequence[float], *, wide: bool) -> str:

@@ -10,7 +10,7 @@ import types
 import typing
 from typing import Any, Final, Literal, Union
 
-from fairface_core.config import TrainConfig, make_config, unknown_key
+from fairface_core.config import TrainConfig, absolute_path, make_config, unknown_key
 from fairface_core.errors import ConfigError
 from sweep.core_schema import core_scalar, shown
 from sweep.distributions import KINDS, LISTS, RANGES, Distribution, Grid, RandInt
@@ -20,7 +20,7 @@ BAD: Final = object()  # stands for a value whose problem was reported
 
 
 def check_value(key: str, node: Node, problems: list[str]) -> Any:
-    """Return one value of a TrainConfig field as the field stores it, or `BAD` after a line in `problems`.
+    """Return one value of a TrainConfig field as the field stores it, paths absolute, or `BAD` after a line in `problems`.
 
     Numbers may be quoted (`"3e-4"`); booleans are not numbers; numbers are finite.
     """
@@ -51,7 +51,7 @@ def check_value(key: str, node: Node, problems: list[str]) -> Any:
     if isinstance(checked, float) and not math.isfinite(checked):
         problems.append(f"{node.where}: {key} = {shown(value)}: accepted: a finite number")
         return BAD
-    return checked
+    return absolute_path(key, checked)
 
 
 def check_distribution(key: str, node: Node, problems: list[str], notes: list[str]) -> Distribution | None:

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
+from fairface_core.problems import one_line
+
 NOTHING = "–"
+_NARROW_SPACE = "\u202f"
+
+
+def plain(text: str) -> str:
+    """Return text of a run folder for a terminal, which obeys what it is shown: one line, controls made visible."""
+    return _NARROW_SPACE.join(map(one_line, text.split(_NARROW_SPACE)))
 
 
 def number(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from small_data import DataRoot
 
+from fairface_core import csvfile
 from fairface_core.errors import DataError
 from fairface_core.manifest import load_manifest
 
@@ -221,7 +222,9 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], Same | Refused]] = {
     "control_characters": (cell(1, 1, "\x1b[31m3-9\x07"), Refused(bad_age(2, "\x1b[31m3-9\x07"))),
     "one_file_two_labels": (
         insert(91, "val/1.jpg,3-9,Male,White,False"),
-        Refused(f"{VAL} line 92: 'val/1.jpg' already stands on line 2 with another label; keep the right row"),
+        Refused(
+            f"{VAL} line 92: 'val/1.jpg' already stands on line 2 with another label (0-2, Male, White; here 3-9, Male, White); keep the right row"
+        ),
     ),
     "line_number_after_quoted_line_ends": (
         chain(
@@ -303,6 +306,14 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], Same | Refused]] = {
         lambda clean: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         Refused(f"{VAL}: is not a CSV but a Git LFS pointer; fetch the real file with `git lfs pull`"),
     ),
+    "a_thousand_columns": (
+        text(lambda clean: clean.replace("\n", "," * 1_000 + "\n")),
+        Refused(f"{VAL} line 1: has 1,005 columns, accepted are 1,000; that is no label CSV"),
+    ),
+    "only_delimiters": (
+        lambda clean: clean + b"," * 3_000_000,
+        Same({"blank_rows": 1}),
+    ),
     "nul_bytes": (
         cell(6, 1, "3\x009"),
         Refused(f"{VAL} line 7: holds a NUL character: not a text file, or UTF-16 without its mark; save it as UTF-8"),
@@ -340,6 +351,14 @@ def test_outcome(data_root: DataRoot, name: str) -> None:
         assert list(caught.value.problems) == [line.replace("{size}", str(size)) for line in expected.problems]
         assert caught.value.exit_code == 2
     assert sorted((path, path.stat().st_mtime_ns) for path in data_root.path.rglob("*")) == before
+
+
+def test_more_rows_than_any_label_csv_has(data_root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csvfile, "MAX_ROWS", 90)
+    assert load_manifest(data_root.config()).counts["csv_rows"]["val"] == 90
+    data_root.edit_val(lambda lines: [*lines, "val/1.jpg,0-2,Male,White,True"])
+    with pytest.raises(DataError, match=f"^{VAL} line 92: more than 90 rows; that is no label CSV"):
+        load_manifest(data_root.config())
 
 
 def test_both_csvs_are_told_of_in_one_message(data_root: DataRoot) -> None:
@@ -464,8 +483,11 @@ def test_a_csv_that_is_a_link_out_of_the_root(data_root: DataRoot, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         load_manifest(data_root.config())
     assert list(caught.value.problems) == [
-        f"{VAL}: is a link to {outside}, outside the root; "
+        f"{VAL}: leads by a link to {outside}, outside the root; "
         "name the CSV by its absolute path, or its folder with --image_root"
     ]
     assert load_manifest(data_root.config(val_csv=str(outside))).counts["rows"]["test"] == 18
     assert load_manifest(data_root.config(image_root=(str(tmp_path),))).counts["rows"]["test"] == 18
+    (data_root.path / "linked").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"labels\.csv: leads by a link to .*/labels\.csv, outside the root"):
+        load_manifest(data_root.config(val_csv="linked/labels.csv"))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def test_the_check_accepts_or_refuses_by_name(data_root: DataRoot, name: str) ->
     assert summary.images is not None
     if isinstance(expected, Refused):
         (problem,) = summary.problems
-        assert problem.startswith("fairface_label_val.csv line 6: 'val/5.jpg' ")
+        assert problem.startswith("fairface_label_val.csv line 6: 'val/5.jpg': ")
         assert expected.reason in problem
         assert problem.endswith("; replace the file, remove the row, or use --on_bad_image skip")
         assert summary.images.unreadable == 1
@@ -213,7 +214,7 @@ def test_every_bad_image_is_named_in_one_pass(data_root: DataRoot, capsys: pytes
     lines = err.splitlines()
     assert len(lines) == 21
     assert all(
-        line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg' ")
+        line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg': ")
         for n, line in enumerate(lines[:20])
     )
     assert lines[-1] == "error: and 10 more: unreadable images (10)"
@@ -275,3 +276,15 @@ def test_a_large_image_is_decoded_alone_and_reported(data_root: DataRoot) -> Non
     assert images is not None
     assert images.sizes["2500 x 2500"] == 1
     assert images.unreadable == 0
+
+
+def test_the_frames_of_an_animation_are_not_counted(data_root: DataRoot) -> None:
+    """A GIF of a few MB can hold a million; walking through them would take minutes."""
+    still = encoded(Image.new("P", (1, 1)), "GIF")
+    head = still[: 13 + 3 * (2 << (still[10] & 7))]
+    put(data_root, head + still[len(head) : -1] * 400_000 + b";")
+    began = time.process_time()
+    images = check_data(data_root.config(num_workers=1)).images
+    assert images is not None
+    assert (images.animated, images.unreadable) == (1, 0)
+    assert time.process_time() - began < 2

@@ -159,7 +159,7 @@ HOSTILE = {
     "torch pickle": "nothing in it was executed",
     "old torch format": "not a file that torch.save wrote",
     "zip bomb": "compressed records",
-    "zip without pickle": "is damaged",
+    "zip without pickle": "0 records of the name data.pkl",
     "no cfg": "names no backbone",
     "a list": "not a checkpoint",
     "empty": "not a file that torch.save wrote",

@@ -199,6 +199,21 @@ def test_debug_shows_the_traceback(data_root: DataRoot) -> None:
         main([*flags(data_root), "--root", "/no/such/folder", "--debug"])
 
 
+@pytest.mark.parametrize("text", ["[/x]", "[red]hi", "\x1b[2J\x1b]0;owned\x07", "\u202e"])
+def test_text_of_a_data_set_is_no_command(data_root: DataRoot, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Neither for rich, which reads [markup], nor for the terminal."""
+    data_root.set_cell(1, 3, text)
+    moved = data_root.path.rename(data_root.path.with_name("root [b]"))
+    shutil.copy(moved / "val/1.jpg", moved / f"val/{text.replace('/', '')}.jpg")
+    with (moved / "fairface_label_val.csv").open("a") as csv:
+        csv.write(f"val/{text.replace('/', '')}.jpg,0-2,Male,{text},True\n")
+    assert main(flags(DataRoot(moved))) == 0
+    out = capsys.readouterr().out
+    assert not set(out) & set("\x1b\x07\u202e")
+    assert "root[b]" in "".join(out.split())
+    assert text.encode("unicode_escape").decode()[:4] in out
+
+
 def test_progress_reaches_the_end(data_root: DataRoot) -> None:
     seen: list[tuple[int, int]] = []
     check_data(data_root.config(), progress=lambda done, total: seen.append((done, total)))
@@ -277,6 +292,42 @@ def test_verify_tells_of_a_cache_that_lost_a_file(data_root: DataRoot, capsys: p
     (line,) = capsys.readouterr().err.splitlines()
     assert str(cache) in line
     assert line.endswith("the next run builds it again")
+
+
+# prune
+
+
+def test_prune_deletes_what_no_run_can_open_any_more(data_root: DataRoot, capsys: pytest.CaptureFixture[str]) -> None:
+    train = list(load_manifest(data_root.config()).train.path)
+    cache_dir = data_root.path.parent / "cache"
+    usable = open_cache(train[:5], 8, cache_dir=cache_dir, num_workers=1)
+    stale = open_cache(train[5:9], 8, cache_dir=cache_dir, num_workers=1)
+    damaged = open_cache(train[9:12], 8, cache_dir=cache_dir, num_workers=1).directory
+    (damaged / "meta.json").unlink()
+    Path(train[6]).write_bytes(Path(train[0]).read_bytes())
+    (cache_dir / "8px-of-mine").mkdir()
+    elsewhere = data_root.path.parent / "elsewhere"
+    elsewhere.mkdir()
+    (cache_dir / f"8px-{'0' * 24}").symlink_to(elsewhere)
+    before = sorted(path.name for path in cache_dir.iterdir())
+    prune = ["prune", "--cache_dir", str(cache_dir)]
+    assert main([*prune, "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert f"{stale.directory.name}: " in out and "would be deleted: its images changed, moved or are gone" in out
+    assert f"{damaged.name}: " in out and "would be deleted: it is damaged" in out
+    assert "kept: its images are as they were" in out
+    assert f"{cache_dir}: caches 3, would be deleted 2, " in out
+    assert sorted(path.name for path in cache_dir.iterdir()) == before
+    assert main([*prune, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {cache["name"] for cache in told["caches"] if cache["chosen"]} == {stale.directory.name, damaged.name}
+    assert usable.directory.is_dir() and not stale.directory.exists() and not damaged.exists()
+    assert stale.images.sum() > 0, "whoever has it open keeps it"
+    assert main([*prune, "--all"]) == 0
+    assert "caches 1, deleted 1, " in capsys.readouterr().out
+    assert not usable.directory.exists() and elsewhere.is_dir() and (cache_dir / "8px-of-mine").is_dir()
+    assert main([*prune, "--all"]) == 0
+    assert "caches 0, deleted 0" in capsys.readouterr().out
 
 
 # The real sample.

@@ -20,6 +20,7 @@ from torchvision import transforms
 from fairface_core.checkpoint import load_checkpoint
 from fairface_core.evaluate import checkpoint_config, main
 from fairface_core.labels import AGE_GROUPS, GENDERS
+from fairface_core.model import AgeGenderModel
 
 
 class OriginalModel(nn.Module):
@@ -201,6 +202,12 @@ def test_bad_checkpoints_and_flags(demo_root: Path, tmp_path: Path, capsys: pyte
     torch.save({"model": {"w": torch.zeros(1)}, "cfg": {"backbone": "resnet18"}, "epoch": 1}, path)
     assert main(["--checkpoint", str(path), "--root", str(demo_root)]) == 2
     assert "do not fit this model: missing" in capsys.readouterr().err
+    model = AgeGenderModel("mobilenet_v3_small", 32, 0.0)
+    model.head_age[0].weight.data.fill_(float("nan"))
+    cfg = {"backbone": "mobilenet_v3_small", "image_size": 32}
+    torch.save({"model": model.state_dict(), "cfg": cfg, "epoch": 1}, path)
+    assert main(["--checkpoint", str(path), "--root", str(demo_root), "--device", "cpu"]) == 2
+    assert "outputs that are not finite" in capsys.readouterr().err
     write_original_checkpoint(path, "resnet18", seed=1)
     assert main(["--checkpoint", str(path)]) == 2
     assert "use --root DIR" in capsys.readouterr().err

@@ -95,10 +95,11 @@ def test_facts_say_what_was_stored(tmp_path: Path) -> None:
         path.write_bytes(ACCEPTED[name]())
         return read_image(str(path))[1]
 
-    assert facts("jpeg") == images.ImageFacts("JPEG", "RGB", 40, 30, 1, 1)
+    assert facts("jpeg") == images.ImageFacts("JPEG", "RGB", 40, 30, False, 1)
     assert facts("rotated by exif").orientation == 6
     assert facts("cmyk jpeg").mode == "CMYK"
-    assert facts("animated gif").frames == 2
+    assert facts("animated gif").animated
+    assert not facts("jpeg").animated
     assert facts("palette png").mode == "P"
     assert facts("webp").format == "WEBP"
 

@@ -263,8 +263,8 @@ def test_every_problem_is_told_at_once(data_root: DataRoot) -> None:
     ("changes", "expected"),
     [
         ({"root": ""}, "no data folder is named; give --root DIR with the label CSVs and images"),
-        ({"root": "/no/such/folder"}, "--root '/no/such/folder' does not exist"),
-        ({"image_root": ("/no/such/folder",)}, "--image_root '/no/such/folder' does not exist"),
+        ({"root": "/no/such/folder"}, "--root '/no/such/folder' does not exist; name a folder that is there"),
+        ({"image_root": ("/no/such/folder",)}, "--image_root '/no/such/folder' does not exist; name a folder that is there"),
         (
             {"val_csv": "absent.csv"},
             "absent.csv: there is no such file: '{root}/absent.csv'; check --root, --train_csv, --val_csv",
@@ -278,7 +278,9 @@ def test_what_is_not_there(data_root: DataRoot, changes: dict[str, Any], expecte
 
 def test_the_root_must_be_a_folder(data_root: DataRoot) -> None:
     path = data_root.val_csv
-    assert refused(data_root.config(root=str(path))) == [f"--root {str(path)!r} is not a folder"]
+    assert refused(data_root.config(root=str(path))) == [
+        f"--root {str(path)!r} is not a folder; name a folder that is there"
+    ]
 
 
 def test_csvs_may_lie_elsewhere_when_the_user_names_them(data_root: DataRoot, tmp_path: Path) -> None:

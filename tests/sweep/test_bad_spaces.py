@@ -54,7 +54,9 @@ def read_corpus() -> list[Case]:
 
 REFUSED = [
     *read_corpus(),
-    Case("empty file", b"", (), ("s.yaml: is empty; accepted: a mapping of keys",)),
+    Case(
+        "empty file", b"", (), ("s.yaml: is empty; accepted: a mapping of keys, as in search_spaces/quickstart.yaml",)
+    ),
     Case("nul byte", b"name: a\x00b", (), ("s.yaml:1: character U+0000 is not allowed in YAML; remove it",)),
     Case("latin-1", b"# ok\nname: caf\xe9", (), ("s.yaml:2: byte 0xe9 is not UTF-8; save the file as UTF-8",)),
     Case("utf-16", "name: a".encode("utf-16"), (), ("s.yaml:1: byte 0xff is not UTF-8; save the file as UTF-8",)),

@@ -160,6 +160,32 @@ def test_root_is_absolute_and_takes_the_place_of_the_demo(tmp_path: Path, monkey
     assert space(tmp_path, "data: demo\nspace: {lr: {grid: [1]}}", root="faces").demo is None
 
 
+def test_a_path_of_weights_is_absolute_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run in a working folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    spec = space(
+        tmp_path,
+        """
+        space: {weights: {grid: [imagenet, w/a.pth, none]}, backbone: {grid: [resnet18, vit_b_16]}}
+        per_backbone: {vit_b_16: {weights: ~/b.pth}}
+        """,
+        sets=["space.lr.grid=[1e-3]"],
+    )
+    here = str(tmp_path / "w/a.pth")
+    assert spec.space["weights"].values == ("imagenet", here, "none")
+    assert spec.per_backbone["vit_b_16"]["weights"].values == (str(Path.home() / "b.pth"),)
+    plan = make_plan(spec, auto_gpu=0)
+    assert {trial.config["weights"] for trial in plan.trials} == {"imagenet", "none", here, str(Path.home() / "b.pth")}
+    fixed = space(tmp_path, "space: {lr: {grid: [1e-3]}}\nfixed: {weights: w/a.pth}")
+    assert fixed.fixed["weights"] == here
+
+
+def test_policies_of_the_command_line(tmp_path: Path) -> None:
+    flags = {"protocol": "official", "on_bad_image": "skip", "drop_duplicates": "cross_split"}
+    for data in ("", "data: demo\n", "data: {protocol: seed, drop_duplicates: all}\n"):
+        assert space(tmp_path, f"{data}space: {{lr: {{grid: [1]}}}}", **flags).policies == flags
+
+
 def test_resources_of_the_command_line_hold_for_every_backbone(tmp_path: Path) -> None:
     spec = space(tmp_path, DESIGN_SPACE, gpus_per_trial=0, cpus_per_trial=1.5, max_concurrent=3)
     assert (spec.resources.cpu, spec.resources.gpu, spec.resources.max_concurrent) == (1.5, 0.0, 3)
