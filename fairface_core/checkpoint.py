@@ -69,10 +69,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_state(folder: Folder, state: Mapping[str, Any]) -> None:
-    """Write the training state; the one before it stays as `state.prev.pt`."""
-    if folder.exists(STATE):
-        folder.link(STATE, PREVIOUS_STATE)
-    folder.write(STATE, lambda file: _stream_state({"schema_version": STATE_SCHEMA, **state}, file))
+    """Write the training state; the one before it stays as `state.prev.pt`.
+
+    A kill while the new state is written, which takes most of the time, leaves two different states: the names change
+    hands only when it is whole.
+    """
+    whole = {"schema_version": STATE_SCHEMA, **state}
+    folder.write(STATE, lambda file: _stream_state(whole, file), previous=PREVIOUS_STATE)
 
 
 def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[str, Any] | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,25 @@ def test_the_newest_state_and_the_one_before_are_kept(folder: Folder) -> None:
     assert loaded is not None
     assert loaded["epoch"] == 3
     assert torch.equal(loaded["model"]["w"], torch.full((300,), 3.0))
+
+
+@pytest.mark.parametrize("stage", ["before_write", "after_write", "after_fsync", "after_rename"])
+def test_a_kill_while_a_state_is_written_leaves_two_different_ones(folder: Folder, stage: str) -> None:
+    """Otherwise damage to the newest one, found on resume, would have nothing to fall back on."""
+    code = (
+        "from fairface_core.checkpoint import save_state; from fairface_core.storage import open_folder\n"
+        f"save_state(open_folder({folder.uri!r}), {{'config_digest': 'abc', 'data_digest': 'def', 'epoch': 4}})"
+    )
+    environment = {**os.environ, "FAIRFACE_FAIL_POINT": f"state.pt:{stage}:1"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -signal.SIGKILL
+    newest = 4 if stage == "after_rename" else 3
+    assert load(folder)["epoch"] == newest
+    path = Path(folder.uri) / "state.pt"
+    # In place, as a bad sector would: a second name of the same file would be damaged with it.
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.warns(UserWarning, match=rf"going on from state\.prev\.pt, epoch {newest - 1}"):
+        assert load(folder)["epoch"] == newest - 1
 
 
 def test_no_state_is_none(tmp_path: Path) -> None:
