@@ -27,7 +27,7 @@ from sweep.plan_file import Plan, PlannedTrial
 from sweep.preflight import Launch, check, check_name, name_problems
 from sweep.progress import Progress
 from sweep.records import RunRecord, read_run
-from sweep.run_folder import SessionLog, check_same, write_new
+from sweep.run_folder import SessionLog, check_same, complete, write_new
 from sweep.signals import Interrupted, StopSignals
 from sweep.space import SweepSpec
 from sweep.summary import print_closing, print_header, print_notes
@@ -91,6 +91,7 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             lock = stack.enter_context(locked(run))
             record = read_run(run)
             notes += check_same(record, plan, force=options.force)
+            complete(run, spec)
         session = _Session(spec, run, plan, tasks, record, signals, console)
         if session.over:
             return session.results()

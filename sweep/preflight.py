@@ -32,6 +32,8 @@ _WORKER_BYTES = 0.5 * 2**30
 # In units of one state (weights and two moments): weights, gradients, moments, and the state as it is written.
 _STATES_IN_MEMORY = 7 / 3
 _NODE_TIMEOUT_S = 120.0
+# `ray job submit --working-dir` runs a job in a copy below it and deletes that when the job is over (Ray 2.60).
+_JOB_FOLDER = "working_dir_files"
 _GIB = 2**30
 
 
@@ -209,6 +211,11 @@ def _check_storage(run: Folder) -> list[str]:
     path = run.path()
     if path is None:
         return _probe(run.uri.rpartition("/")[0])
+    if _JOB_FOLDER in path.parts:
+        return [
+            f"--storage: {path} lies in Ray's copy of the working folder, which is deleted after the job; "
+            "give an absolute path that all machines share, or an object-store URI"
+        ]
     parent = _nearest(path)
     if not parent.is_dir():
         return [f"--storage: {parent} is a file; accepted: a folder, made if it is absent, or an object-store URI"]
