@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,8 @@ class Sweep:
 
     def go(self, *words: str, output: str = "output", **environment: str) -> tuple[int, str]:
         self.start(*words, output=output, **environment)
-        return self.finish()
+        with ended(self):
+            return self.finish()
 
     def until(self, condition: Callable[[], bool], timeout_s: float = 120) -> bool:
         """Wait for a condition; return False if the driver ended before."""
@@ -208,15 +209,16 @@ def words(process: psutil.Process) -> str:
     return ""
 
 
-def results(sweep: Sweep, *, epochs: int | None = None) -> dict[str, Any]:
+def results(sweep: Sweep, *, epochs: int | None = None, without: Sequence[str] = ()) -> dict[str, Any]:
     """Everything that the trials say, without the clock, the attempts and what names the machine's state.
 
     Args:
         sweep: Whose.
         epochs: Compare the histories up to this epoch alone.
+        without: Trials to leave out.
     """
     found: dict[str, Any] = {}
-    for folder in sorted((sweep.run / "trials").iterdir()):
+    for folder in sorted(path for path in (sweep.run / "trials").iterdir() if path.name not in without):
         history = pd.read_csv(folder / "history.csv").drop(columns=CLOCK_COLUMNS)
         if epochs is not None:
             found[folder.name] = history[history.epoch <= epochs].to_dict("list")
@@ -235,20 +237,28 @@ def results(sweep: Sweep, *, epochs: int | None = None) -> dict[str, Any]:
     return found
 
 
-def rows_without_clock(sweep: Sweep) -> list[dict[str, Any]]:
-    """The benchmark CSV's rows, in order of trial, without the clock, paths and attempts."""
-    rows = sweep.rows().sort_values("trial_id")
+def rows_without_clock(sweep: Sweep) -> list[dict[str, str]]:
+    """The benchmark CSV's rows as they are written, in order of trial, without the clock, paths and attempts."""
+    rows = pd.read_csv(sweep.run / "benchmark_results.csv", dtype=str, keep_default_na=False)
     keep = [c for c in rows if not c.endswith("_s") and c not in ("out_dir", "ckpt_path", "attempts", "gpu_hours")
             and "memory" not in c]  # fmt: skip
-    return rows[keep].astype(str).to_dict("records")
+    return rows.sort_values("trial_id")[keep].to_dict("records")
 
 
-def assert_equal(sweep: Sweep, undisturbed: Sweep) -> None:
-    """Hold a disturbed sweep against one that was left alone: weights, reports, histories, CSV rows."""
-    mine, theirs = results(sweep), results(undisturbed)
+def assert_equal(sweep: Sweep, undisturbed: Sweep, *, beside: Sequence[str] = ()) -> None:
+    """Hold a disturbed sweep against one that was left alone: weights, reports, histories, CSV rows.
+
+    Args:
+        sweep: The disturbed one.
+        undisturbed: The other.
+        beside: Trials that only the disturbed one has.
+    """
+    mine, theirs = results(sweep, without=beside), results(undisturbed)
     assert mine.keys() == theirs.keys()
     for name, trial in theirs.items():
         different = [part for part in trial if mine[name][part] != trial[part]]
         assert not different, f"{name}: {different}"
-    assert rows_without_clock(sweep) == rows_without_clock(undisturbed)
-    assert sweep.fewest_rows == len(theirs), "the CSV was shorter than the plan at some moment"
+    assert [row for row in rows_without_clock(sweep) if row["trial_id"] not in beside] == rows_without_clock(
+        undisturbed
+    )
+    assert sweep.fewest_rows == len(theirs) + len(beside), "the CSV was shorter than the plan at some moment"
