@@ -44,7 +44,7 @@ def save_best(folder: Folder, model: Mapping[str, Any], cfg: Mapping[str, Any], 
 
     Equal weights and configuration give equal bytes: `cfg` holds no path of this machine.
     """
-    folder.write(BEST, lambda file: torch.save({"model": dict(model), "cfg": dict(cfg), "epoch": epoch}, file))
+    folder.write(BEST, lambda file: _save({"model": dict(model), "cfg": dict(cfg), "epoch": epoch}, file))
     folder.link(BEST, alias)
 
 
@@ -68,10 +68,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_state(folder: Folder, state: Mapping[str, Any]) -> None:
-    """Write the training state; the one before it stays as `state.prev.pt`."""
-    if folder.exists(STATE):
-        folder.link(STATE, PREVIOUS_STATE)
-    folder.write(STATE, lambda file: _stream_state({"schema_version": STATE_SCHEMA, **state}, file))
+    """Write the training state; the one before it stays as `state.prev.pt`.
+
+    A kill while the new state is written, which takes most of the time, leaves two different states: the names change
+    hands only when it is whole.
+    """
+    whole = {"schema_version": STATE_SCHEMA, **state}
+    folder.write(STATE, lambda file: _stream_state(whole, file), previous=PREVIOUS_STATE)
 
 
 def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[str, Any] | None:
@@ -119,25 +122,46 @@ def remove_states(folder: Folder) -> None:
     folder.remove(PREVIOUS_STATE)
 
 
-class _HashingWriter(io.RawIOBase):
-    """A file that hashes what passes through. torch.save writes sequentially."""
+class _Writer(io.RawIOBase):
+    """A file that hashes what passes through, and remembers why it was refused. torch.save writes sequentially."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
+        self.refusal: OSError | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+
+def _save(content: Mapping[str, Any], file: BinaryIO) -> str:
+    """Write with torch.save; return the digest of what was written.
+
+    Raises:
+        OSError: The file system's own. torch 2.14 closes its zip on the way out, which fails again: a full disk would be
+            told as `RuntimeError: unexpected pos 14081792 vs 14081684`.
+    """
+    writer = _Writer(file)
+    try:
+        torch.save(dict(content), cast(BinaryIO, writer))
+    except RuntimeError as error:
+        if writer.refusal is not None:
+            raise writer.refusal from error
+        raise
+    return writer.digest.hexdigest()
 
 
 def _stream_state(state: Mapping[str, Any], file: BinaryIO) -> None:
-    writer = _HashingWriter(file)
-    torch.save(dict(state), cast(BinaryIO, writer))
-    file.write(_TRAILER + writer.digest.hexdigest().encode())
+    digest = _save(state, file)
+    file.write(_TRAILER + digest.encode())
 
 
 def _read_state(raw: bytes, where: str) -> dict[str, Any]:

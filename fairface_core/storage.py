@@ -63,12 +63,13 @@ class Folder:
         location, mark, options = self.uri.partition("?") if is_remote(self.uri) else (self.uri, "", "")
         return f"{location}/{name}{mark}{options}"
 
-    def write(self, name: str, payload: Payload) -> None:
+    def write(self, name: str, payload: Payload, *, previous: str | None = None) -> None:
         """Write a file so that a reader sees the old content or the new, never a part.
 
         Args:
             name: File name in this folder.
             payload: The bytes, or a function that writes them to a binary file.
+            previous: Name that the old content, if any, gets just before the new one takes its place.
 
         Raises:
             StorageError: Naming the file and the cause (disk full, read-only, refused by the store).
@@ -76,9 +77,9 @@ class Folder:
         with _named_errors("write", self.uri, name):
             path = self.path()
             if path is None:
-                self._put(name, payload)
+                self._put(name, payload, previous)
             else:
-                _write_local(path, name, payload)
+                _write_local(path, name, payload, previous)
 
     def read(self, name: str, *, limit: int = MAX_READ_BYTES) -> bytes:
         """Return a file's bytes. A link is not followed: in a folder from a stranger it may lead anywhere.
@@ -143,30 +144,16 @@ class Folder:
                 filesystem, prefix = self._remote()
                 filesystem.copy_file(f"{prefix}/{source}", f"{prefix}/{target}")
                 return
-            temp = path / f".{target}{_TEMP_MARK}{secrets.token_hex(4)}"
-            try:
-                temp.hardlink_to(path / source)
-            except OSError as error:
-                # exFAT, some network shares, and containers that forbid links.
-                if error.errno not in (
-                    errno.EPERM,
-                    errno.ENOTSUP,
-                    errno.EOPNOTSUPP,
-                    errno.EMLINK,
-                    errno.EXDEV,
-                ):
-                    raise
-                shutil.copyfile(path / source, temp)
-            temp.replace(path / target)
-            # rename(2) does nothing when both names are links to the same file: then the temp name remains.
-            temp.unlink(missing_ok=True)
+            _link_local(path, source, target)
             _fsync_folder(path)
 
-    def _put(self, name: str, payload: Payload) -> None:
+    def _put(self, name: str, payload: Payload, previous: str | None) -> None:
         buffer = io.BytesIO()
         _emit(payload, buffer)
         filesystem, prefix = self._remote()
         fail_point(name, "before_write")
+        if previous and self.exists(name):
+            filesystem.copy_file(f"{prefix}/{name}", f"{prefix}/{previous}")
         with filesystem.open_output_stream(f"{prefix}/{name}") as stream:
             stream.write(buffer.getbuffer())
         fail_point(name, "after_rename")
@@ -231,7 +218,21 @@ def fail_point(name: str, stage: str) -> None:
 _fail_counts: dict[str, int] = {}
 
 
-def _write_local(folder: Path, name: str, payload: Payload) -> None:
+def _link_local(folder: Path, source: str, target: str) -> None:
+    temp = folder / f".{target}{_TEMP_MARK}{secrets.token_hex(4)}"
+    try:
+        temp.hardlink_to(folder / source)
+    except OSError as error:
+        # exFAT, some network shares, and containers that forbid links.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(folder / source, temp)
+    temp.replace(folder / target)
+    # rename(2) does nothing when both names are links to the same file: then the temp name remains.
+    temp.unlink(missing_ok=True)
+
+
+def _write_local(folder: Path, name: str, payload: Payload, previous: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(f".{name}{_TEMP_MARK}*"):
         stale.unlink(missing_ok=True)
@@ -244,6 +245,8 @@ def _write_local(folder: Path, name: str, payload: Payload) -> None:
             fail_point(name, "after_write")
             os.fsync(file.fileno())
         fail_point(name, "after_fsync")
+        if previous and (folder / name).exists():
+            _link_local(folder, name, previous)
         temp.replace(folder / name)
     except BaseException:
         # A full disk stays full if the part that did fit is left lying.

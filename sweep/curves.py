@@ -1,7 +1,8 @@
 """TensorBoard events of every trial: `tensorboard --logdir RUN_DIR` shows all curves, also while the sweep runs.
 
 One file a trial, named without host or time, so that a retry replaces it. It is a view of history.csv, written by the
-driver alone: a trial that is retried or resumed gets a new file with all its epochs.
+driver alone: a trial that is retried or resumed gets a new file with all its epochs. A view stops no sweep: where a disk
+is full or read-only the trial's curve ends, and its next leg draws it whole again.
 
 The format is written here, in 30 lines, because importing tensorboardX 2.6 imports torch and boto3: 2 s and 220 MB in a
 driver that needs neither. Records: TensorFlow's `tsl/lib/io/record_writer.h`; messages: tensorboardX's `event.proto` and
@@ -10,13 +11,15 @@ driver that needs neither. Records: TensorFlow's `tsl/lib/io/record_writer.h`; m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fairface_core.report import EpochReport
 
@@ -34,36 +37,46 @@ class Curves:
     """The open event files of the trials that run."""
 
     def __init__(self) -> None:
-        self._files: dict[str, BinaryIO] = {}
+        self._files: dict[str, FileIO] = {}
 
     def begin(self, trial_id: str, folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
         """Start a trial's file with the epochs it has trained so far; an older file is replaced."""
         self.end(trial_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        # A new file, not an emptied one: TensorBoard may be reading the old one.
-        (folder / EVENTS_FILE).unlink(missing_ok=True)
-        file = self._files[trial_id] = (folder / EVENTS_FILE).open("wb")
-        file.write(_record(_double(1, time.time()) + _bytes(3, b"brain.Event:2")))
-        for epoch in history:
-            file.write(_record(_event(epoch)))
-        file.flush()
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            # A new file, not an emptied one: TensorBoard may be reading the old one.
+            (folder / EVENTS_FILE).unlink(missing_ok=True)
+            # Unbuffered: what a full disk refused must not be written again by close.
+            self._files[trial_id] = (folder / EVENTS_FILE).open("wb", buffering=0)
+        start = _record(_double(1, time.time()) + _bytes(3, b"brain.Event:2"))
+        self._append(trial_id, start + b"".join(_record(_event(epoch)) for epoch in history))
 
     def add(self, trial_id: str, epoch: Mapping[str, Any]) -> None:
         """Append an epoch's figures."""
-        file = self._files.get(trial_id)
-        if file is not None:
-            file.write(_record(_event(epoch)))
-            file.flush()
+        self._append(trial_id, _record(_event(epoch)))
 
     def end(self, trial_id: str) -> None:
         """Close a trial's file."""
         file = self._files.pop(trial_id, None)
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
 
     def close(self) -> None:
         """Close all files."""
         for trial_id in list(self._files):
+            self.end(trial_id)
+
+    def _append(self, trial_id: str, records: bytes) -> None:
+        file = self._files.get(trial_id)
+        if file is None:
+            return
+        try:
+            whole = file.write(records) == len(records)
+        except OSError:
+            whole = False
+        if not whole:
+            # Nothing may follow half a record.
             self.end(trial_id)
 
 

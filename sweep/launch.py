@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,27 +12,27 @@ from typing import Any
 from rich.console import Console
 
 from fairface_core.backbones import relative_cost
-from fairface_core.console import progress_bar
+from fairface_core.console import print_problems, progress_bar
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.storage import Folder, open_folder
 from sweep import cluster as clusters
 from sweep.benchmark_table import BenchmarkTable
 from sweep.curves import Curves
+from sweep.head_watch import HeadWatch
 from sweep.ledger import Ledger
 from sweep.lock import RunLock, locked
 from sweep.plan import make_plan
 from sweep.plan_file import Plan, PlannedTrial
 from sweep.preflight import Launch, check, check_name, name_problems
+from sweep.private import private_folder
 from sweep.progress import Progress
 from sweep.records import RunRecord, read_run
-from sweep.run_folder import SessionLog, check_same, write_new
-from sweep.signals import Interrupted, StopSignals
+from sweep.run_folder import SessionLog, check_same, complete, write_new
+from sweep.signals import Interrupted, StopSignals, end_now
 from sweep.space import SweepSpec
 from sweep.summary import print_closing, print_header, print_notes
 from sweep.trials import Leg
 from sweep.worker import FIT, Ending, Task, demo_folder
-
-RAY_DIR = ".ray"
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,7 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             lock = stack.enter_context(locked(run))
             record = read_run(run)
             notes += check_same(record, plan, force=options.force)
+            complete(run, spec)
         session = _Session(spec, run, plan, tasks, record, signals, console)
         if session.over:
             return session.results()
@@ -172,7 +171,8 @@ class _Session:
         watcher = driver.Watcher(self._began, self._epoch, self._ended, lambda: self._tick(lock))
         try:
             with (
-                _ray_dir(self._run) as ray_dir,
+                self._watched(cluster),
+                _ray_dir() as ray_dir,
                 contextlib.closing(self._curves),
                 self._progress.shown(),
                 self._signals.deferred(),
@@ -224,6 +224,22 @@ class _Session:
         print_closing(self._console, ledger, board, verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML))
         return int(failed)
 
+    def _watched(self, cluster: clusters.Cluster) -> contextlib.AbstractContextManager[object]:
+        """Watch the head of a cluster that is not ours; a Ray of our own ends with this process."""
+
+        def lost(reason: str) -> None:
+            error = FairfaceError(
+                f"the head of the cluster at {cluster.address} is gone ({reason}); when a cluster is up again, or on "
+                f"this machine without --address, go on with --resume --name {self._name}"
+            )
+            # The driver's thread may hang inside Ray: this is all that is still said and written.
+            self._console.show_cursor()
+            print_problems(error)
+            self._close(1)
+            end_now(1)
+
+        return HeadWatch(cluster.address, lost) if cluster.joined else contextlib.nullcontext()
+
     def _close(self, exit_code: int) -> None:
         """Leave the run folder consistent, as far as its storage still takes anything."""
         with contextlib.suppress(StorageError):
@@ -253,16 +269,12 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _ray_dir(run: Folder) -> Iterator[Path]:
-    """Return an empty folder for Ray's own state: in the run folder if that is on a disk. It is never read."""
-    path = run.path()
-    if path is None:
-        with tempfile.TemporaryDirectory(prefix="fairface-tune-", ignore_cleanup_errors=True) as temporary:
-            yield Path(temporary)
-        return
-    folder = path / RAY_DIR
-    if folder.is_symlink():
-        folder.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
-    yield folder
+def _ray_dir() -> Iterator[Path]:
+    """Hold a private folder for Ray's own state, which is never read.
+
+    Not in the run folder: Ray 2.60 writes there from its own loop, and a full or read-only storage would end the sweep
+    in a traceback of Ray's instead of one failed trial.
+    """
+    with private_folder() as folder:
+        folder.mkdir()
+        yield folder

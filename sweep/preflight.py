@@ -36,6 +36,8 @@ _NODE_TIMEOUT_S = 120.0
 # Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px (DESIGN 6).
 _CORE_GMAC_PER_S = 14.0
 _SLOW_S = 24 * 3600.0
+# `ray job submit --working-dir` runs a job in a copy below it and deletes that when the job is over (Ray 2.60).
+_JOB_FOLDER = "working_dir_files"
 _GIB = 2**30
 
 
@@ -228,6 +230,11 @@ def _check_storage(run: Folder) -> list[str]:
     path = run.path()
     if path is None:
         return _probe(run.uri.rpartition("/")[0])
+    if _JOB_FOLDER in path.parts:
+        return [
+            f"--storage: {path} lies in Ray's copy of the working folder, which is deleted after the job; "
+            "give an absolute path that all machines share, or an object-store URI"
+        ]
     parent = _nearest(path)
     if not parent.is_dir():
         return [f"--storage: {parent} is a file; accepted: a folder, made if it is absent, or an object-store URI"]

@@ -25,7 +25,13 @@ _SCHEMA_VERSION = 1
 def write_new(run: Folder, spec: SweepSpec, plan: Plan) -> None:
     """Write what was asked. plan.json comes first: a folder that holds it can be resumed."""
     write_json(run, "plan.json", plan.to_json())
-    run.write("space.yaml", spec.recorded_text().encode())
+    complete(run, spec)
+
+
+def complete(run: Folder, spec: SweepSpec) -> None:
+    """Write space.yaml where a driver was killed between plan.json and it."""
+    if not run.exists("space.yaml"):
+        run.write("space.yaml", spec.recorded_text().encode())
 
 
 def check_same(record: RunRecord, plan: Plan, *, force: bool) -> list[str]:

@@ -99,7 +99,7 @@ class StopSignals:
 
 
 def end_now(exit_code: int) -> None:
-    """End this process and all that it started, without another word."""
+    """End this process and all that it started, without another word. May be called in any thread."""
     children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.Error):

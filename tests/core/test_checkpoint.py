@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import resource
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ import pytest
 import torch
 
 from fairface_core.checkpoint import load_checkpoint, load_state, remove_states, save_best, save_state
-from fairface_core.errors import CheckpointError
+from fairface_core.errors import CheckpointError, StorageError
 from fairface_core.storage import Folder, open_folder
 
 DIGESTS = {"config_digest": "abc", "data_digest": "def"}
@@ -40,6 +45,51 @@ def test_the_newest_state_and_the_one_before_are_kept(folder: Folder) -> None:
     assert loaded is not None
     assert loaded["epoch"] == 3
     assert torch.equal(loaded["model"]["w"], torch.full((300,), 3.0))
+
+
+@pytest.mark.parametrize("stage", ["before_write", "after_write", "after_fsync", "after_rename"])
+def test_a_kill_while_a_state_is_written_leaves_two_different_ones(folder: Folder, stage: str) -> None:
+    """Otherwise damage to the newest one, found on resume, would have nothing to fall back on."""
+    code = (
+        "from fairface_core.checkpoint import save_state; from fairface_core.storage import open_folder\n"
+        f"save_state(open_folder({folder.uri!r}), {{'config_digest': 'abc', 'data_digest': 'def', 'epoch': 4}})"
+    )
+    environment = {**os.environ, "FAIRFACE_FAIL_POINT": f"state.pt:{stage}:1"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -signal.SIGKILL
+    newest = 4 if stage == "after_rename" else 3
+    assert load(folder)["epoch"] == newest
+    path = Path(folder.uri) / "state.pt"
+    # In place, as a bad sector would: a second name of the same file would be damaged with it.
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.warns(UserWarning, match=rf"going on from state\.prev\.pt, epoch {newest - 1}"):
+        assert load(folder)["epoch"] == newest - 1
+
+
+@pytest.mark.parametrize("what", ["state.pt", "best.pt"])
+@pytest.mark.parametrize("room", [1_000, 300_000, 400_300])
+def test_a_full_disk_is_told_as_such_and_the_old_file_stays(tmp_path: Path, what: str, room: int) -> None:
+    """torch.save turns what the file system says into an error about positions in its zip."""
+    folder = open_folder(tmp_path)
+    weights = {"w": torch.zeros(100_000)}
+
+    def save() -> None:
+        if what == "state.pt":
+            save_state(folder, {**DIGESTS, "epoch": 1, "model": weights})
+        else:
+            save_best(folder, weights, {"backbone": "resnet18"}, 1, alias="alias.pt")
+
+    save()
+    before = {name: folder.read(name) for name in folder.names()}
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=rf"cannot write .*/{what}: EFBIG"):
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {name: folder.read(name) for name in folder.names()} == before
 
 
 def test_no_state_is_none(tmp_path: Path) -> None:

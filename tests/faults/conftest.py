@@ -8,28 +8,30 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+# The fake fit and its helpers are those of the driver's tests.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sweep"))
 
 from sweeps import Sweep
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Whole sweeps take minutes each: they run when their count is named."""
-    if config.getoption("--runs") is None:
-        for item in items:
-            if Path(__file__).parent in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="whole sweeps under faults run with --runs N"))
+@pytest.fixture(scope="session", autouse=True)
+def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images and drawn faces of all sweeps here; the fixture of all tests comes too late for `undisturbed`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIRFACE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Two real trials of four epochs, two at a time."""
     sweep = Sweep(tmp_path_factory.mktemp("undisturbed"))
     code, text = sweep.go()
     assert code == 0, text
-    yield sweep
+    return sweep
 
 
 @pytest.fixture
 def runs(request: pytest.FixtureRequest) -> int | None:
-    """`--runs N`: how often each fault is tried; None for each test's own count."""
+    """`--runs N`: how often each fault is tried; None for each test's own count, which CI can afford."""
     return request.config.getoption("--runs")

@@ -4,7 +4,8 @@ What it does beyond that is told by `fake.json` beside the run folder (`<storage
 `epoch_s`: seconds an epoch takes, or those by backbone; `curves`: trial id -> scores; `faults`: trial id -> epoch -> what happens in that
 epoch before anything of it is written: kill, hang, stop, oom, device, diverge, bug, transient, disk, warn. A fault happens
 in the first attempt alone, unless it ends in `!`. `linger_s`: how long a trial that is stopped takes to leave.
-`order`: name of a file beside it that gets a line `trial_id epoch pid start end` for each epoch.
+`order`: name of a file beside it that gets a line `trial_id epoch pid start end` for each epoch; `begins`: one that gets
+a line `trial_id epoch` before anything of an epoch is done. The fault `late_kill` strikes when an epoch is written and not reported yet.
 """
 
 from __future__ import annotations
@@ -78,16 +79,19 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
     scores = orders.get("curves", {}).get(trial_id) or curve(config)
     for epoch in range(len(history) + 1, config.epochs + 1):
         began = time.time()
-        _fault(orders.get("faults", {}).get(trial_id, {}).get(str(epoch), ""), attempt, folder, epoch, config)
+        _note(config, orders.get("begins"), f"{trial_id} {epoch}")
+        fault = orders.get("faults", {}).get(trial_id, {}).get(str(epoch), "")
+        if fault != "late_kill":
+            _fault(fault, attempt, folder, epoch, config)
         for _ in range(10 if epoch_s else 1):
             time.sleep(epoch_s / 10)
             pulse.beat()
         report = _epoch(config, epoch, scores[epoch - 1], history)
         history.append(report)
         _commit(config, folder, history, attempt)
-        if orders.get("order"):
-            with (_storage(config) / orders["order"]).open("a") as file:
-                file.write(f"{trial_id} {epoch} {os.getpid()} {began} {time.time()}\n")
+        _note(config, orders.get("order"), f"{trial_id} {epoch} {os.getpid()} {began} {time.time()}")
+        if fault == "late_kill":
+            _fault("kill", attempt, folder, epoch, config)
         if on_epoch:
             try:
                 on_epoch(report)
@@ -96,6 +100,12 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
                 raise
     best = max(history, key=lambda e: e.mean_f1)
     return TrialReport("completed", best.epoch, best.mean_f1, len(history), tuple(history), {})
+
+
+def _note(config: TrainConfig, name: str | None, line: str) -> None:
+    if name:
+        with (_storage(config) / name).open("a") as file:
+            file.write(line + "\n")
 
 
 def _storage(config: TrainConfig) -> Path:

@@ -76,3 +76,30 @@ def test_what_is_not_a_number_is_left_out_and_unknown_trials_are_ignored(tmp_pat
     curves.add("t", {"epoch": 1, "mean_f1": float("nan"), "note": "text"})
     curves.close()
     assert 0 < (tmp_path / EVENTS_FILE).stat().st_size - size < 40
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_full_disk_ends_a_curve_and_nothing_else(tmp_path: Path) -> None:
+    """The file size limit is the full disk of one process: the second epoch does not fit any more."""
+    import resource
+    import signal
+
+    curves = Curves()
+    curves.begin("t", tmp_path / "t", EPOCHS[:1])
+    size = (tmp_path / "t" / EVENTS_FILE).stat().st_size
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+    try:
+        curves.add("t", EPOCHS[1])
+        curves.add("t", EPOCHS[2])
+        curves.begin("u", tmp_path / "t" / EVENTS_FILE, [])
+        curves.add("u", EPOCHS[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    curves.add("t", EPOCHS[2])
+    assert (tmp_path / "t" / EVENTS_FILE).stat().st_size == size + 20, "nothing follows half a record"
+    # The next leg draws it whole.
+    curves.begin("t", tmp_path / "t", EPOCHS)
+    curves.close()
+    assert [step for step, _ in read(tmp_path / "t" / EVENTS_FILE)] == [1, 2, 200]

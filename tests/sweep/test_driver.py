@@ -218,3 +218,25 @@ def test_ray_stores_nothing_of_ours(tmp_path: Path) -> None:
     assert b"tuner" in stored or stored
     for name in (b"Ledger", b"sweep.ledger", b"Watcher", b"StopSignals"):
         assert name not in stored
+
+
+def test_an_epoch_that_was_written_and_not_told_still_meets_its_rung(tmp_path: Path) -> None:
+    """A worker dies between the write of an epoch and its report: the next attempt reports it before it trains."""
+    from sweep.plan import make_plan
+    from sweep.spec import load_space
+
+    options = {**SMALL, "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction_factor": 2, "confirm": False}}
+    storage = tmp_path / "s"
+    storage.mkdir()
+    plan = make_plan(load_space(driving.write_space(storage, **options)), auto_gpu=0.0)
+    names = [trial.trial_id for trial in plan.trials]
+    faults = {name: {"2": "late_kill"} for name in names}
+    ledger, seen = run_sweep(storage, fake={"faults": faults, "order": "order.txt"}, max_legs=1, **options)
+    trained = [tuple(line.split()[:2]) for line in (storage / "order.txt").read_text().splitlines()]
+    assert len(trained) == len(set(trained)), "no epoch was trained twice"
+    assert [epoch for name, epoch in seen.epochs if name == names[0]][:2] == [1, 2]
+    assert {trial.trial_id: [d.epoch for d in trial.decisions] for trial in ledger.trials.values()} == {
+        name: [2] for name in names
+    }
+    assert {trial.status for trial in ledger.trials.values()} <= {"completed", "stopped"}
+    assert [trial.attempts for trial in ledger.trials.values()] == [2, 2]

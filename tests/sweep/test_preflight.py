@@ -108,6 +108,13 @@ def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot be written" in line
 
 
+def test_a_storage_in_the_working_folder_of_a_ray_job_would_be_deleted(tmp_path: Path) -> None:
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    (line,) = problems_of(dataclasses.replace(request(tmp_path), run=open_folder(copy / "runs" / "run")))
+    assert "which is deleted after the job; give an absolute path" in line
+    assert not copy.exists()
+
+
 def test_an_object_store_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -201,8 +201,12 @@ def test_a_killed_driver_leaves_no_process_and_its_lock_is_taken_over(storage: P
         process.communicate()
     wait_for(lambda: not living(children), "the end of every process", 30)
     (storage / "fake.json").write_text('{"order": "order.txt"}')
+    # As it would be, had the driver been killed right after plan.json.
+    asked = (storage / "run" / "space.yaml").read_text()
+    (storage / "run" / "space.yaml").unlink()
     again = run(space, storage, "--resume", "--force")
     assert again.returncode == 0, again.stdout + again.stderr
+    assert (storage / "run" / "space.yaml").read_text() == asked
     assert statuses(storage) == {"completed": 3}
     rows = benchmark_rows(storage)
     assert len(rows) == 3

@@ -1,0 +1,79 @@
+"""Notices that the head of a joined cluster is gone, while Ray still waits for it.
+
+Trap of Ray 2.60 (tests/faults/test_clusters.py): a call to a head that is gone blocks the driver's thread for a minute,
+whatever timeout it was given; then the process is aborted from C++, with no `finally` run and no word to the user. So a
+thread of our own knocks at the head's port and ends the driver in order, without another call into Ray.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+EVERY_S = 2.0
+# Nothing listens there: its process is gone. Longer than a head that is restarted on the spot may need.
+REFUSED_S = 10.0
+# No answer at all: the machine or the network is gone.
+SILENT_S = 30.0
+
+
+class HeadWatch:
+    """Knocks at an address for as long as it is entered.
+
+    Args:
+        address: HOST:PORT of the cluster's GCS.
+        lost: Called once, in the watch's thread, with why the head counts as gone.
+        every_s: Seconds between two knocks.
+        refused_s: Seconds of refusals after which it is gone.
+        silent_s: Seconds without any answer after which it is gone.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        lost: Callable[[str], None],
+        *,
+        every_s: float = EVERY_S,
+        refused_s: float = REFUSED_S,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        host, _, port = address.rpartition(":")
+        self._place = (host.strip("[]"), int(port))
+        self._lost, self._every_s, self._refused_s, self._silent_s = lost, every_s, refused_s, silent_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="head-watch", daemon=True)
+
+    def __enter__(self) -> HeadWatch:
+        """Begin to knock."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop knocking; a call of `lost` that is under way is waited for."""
+        self._over.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        answered = time.monotonic()
+        while not self._over.wait(self._every_s):
+            began = time.monotonic()
+            refused = False
+            try:
+                socket.create_connection(self._place, timeout=min(5.0, self._silent_s)).close()
+            except OSError as error:
+                refused = error.errno == errno.ECONNREFUSED
+                reason = error.strerror or str(error)
+            else:
+                answered = began
+                continue
+            if time.monotonic() - answered > (self._refused_s if refused else self._silent_s):
+                if not self._over.is_set():
+                    self._lost(reason)
+                return

@@ -1,0 +1,151 @@
+"""A cluster of three nodes loses one, or its head."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sweeps import PATH, Sweep, assert_equal, ended, leftovers, words
+
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(900)]
+
+# In a process of its own, as in test_beyond_one_machine.py. A dead node is noticed after 2 s instead of 15.
+NODES = """
+import json, sys
+from ray.cluster_utils import Cluster
+quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 1, "include_dashboard": False, "_system_config": quick})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+head, *workers = cluster.list_all_nodes()
+def pids(node):
+    return [one.process.pid for kind in ("raylet", "gcs_server") for one in node.all_processes.get(kind, [])]
+print(json.dumps({"address": cluster.address, "head": pids(head), "workers": [pids(one)[0] for one in workers]}), flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A cluster: its address, and the raylets that make it."""
+
+    address: str
+    head: list[int]
+    workers: list[int]
+
+    def kill_worker_node_with_a_trial(self, sweep: Sweep) -> str:
+        """Kill the raylet of a worker node that trains; return the trial that it had."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for pid in self.workers:
+                for child in psutil.Process(pid).children():
+                    for trial in sweep.trial_ids():
+                        if trial in words(child) and sweep.epochs().get(trial):
+                            os.kill(pid, signal.SIGKILL)
+                            return trial
+            time.sleep(0.02)
+        raise AssertionError("no worker node trained anything")
+
+    def kill_head(self) -> None:
+        for pid in self.head:
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def three_nodes() -> Iterator[Nodes]:
+    """Start three raylets with one CPU each."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env={**clean(), "PYTHONPATH": PATH}, start_new_session=True,
+    )  # fmt: skip
+    family = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield Nodes(**json.loads(line))
+                break
+        else:
+            raise AssertionError("the cluster does not start")
+    finally:
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(process.pid).children(recursive=True)
+        try:
+            process.communicate("", timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        for one in family:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+
+
+def clean() -> dict[str, str]:
+    """The environment without what other Rays of these tests left in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+    return {**kept, "RAY_AUTH_MODE": "disabled"}
+
+
+SPACE: dict[str, Any] = {"space": {"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-4, 3e-4, 1e-3]},
+                                   "seed": {"grid": [1]}}}  # fmt: skip
+FAKE = {"epoch_s": 1.0, "begins": "begins", "order": "order"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Three trials of the fake fit that nobody disturbs."""
+    sweep = Sweep(tmp_path_factory.mktemp("undisturbed_fake"), fake={}, **SPACE)
+    code, text = sweep.go()
+    assert code == 0, text
+    return sweep
+
+
+def test_a_lost_worker_node_costs_no_trial(undisturbed_fake: Sweep, tmp_path: Path) -> None:
+    """Fault 3."""
+    sweep = Sweep(tmp_path / "s", fake=FAKE, **SPACE)
+    with three_nodes() as nodes, ended(sweep):
+        sweep.start("--address", nodes.address, **clean())
+        assert sweep.until(sweep.started)
+        victim = nodes.kill_worker_node_with_a_trial(sweep)
+        before = sweep.epochs()[victim]
+        sweep.orders(**{**FAKE, "epoch_s": 0.2})
+        code, text = sweep.finish(timeout_s=120)
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert sweep.statuses()[victim]["attempts"] >= 2, "its trial was moved"
+    begun = [int(epoch) for name, epoch in sweep.journal("begins") if name == victim]
+    assert len([epoch for epoch in begun if epoch <= before]) == before, "it went on from its own state"
+    assert_equal(sweep, undisturbed_fake)
+
+
+def test_a_lost_head_ends_the_driver_and_the_sweep_is_resumed(undisturbed_fake: Sweep, tmp_path: Path) -> None:
+    """Fault 3."""
+    sweep = Sweep(tmp_path / "s", fake=FAKE, **SPACE)
+    with three_nodes() as nodes, ended(sweep):
+        sweep.start("--address", nodes.address, **clean())
+        assert sweep.until_each_has(1)
+        family = sweep.family()
+        nodes.kill_head()
+        began = time.monotonic()
+        code, text = sweep.finish(timeout_s=90)
+        print(f"\nfault 3: the driver ended with {code} {time.monotonic() - began:.0f} s after the head")
+        assert code not in (0, None)
+        assert leftovers(family) == []
+    print(text)
+    sweep.orders(begins="begins", order="order")
+    code, text = sweep.go("--resume")
+    assert code == 0, text
+    assert_equal(sweep, undisturbed_fake)

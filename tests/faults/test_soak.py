@@ -1,0 +1,84 @@
+"""Many short trials: what the driver and its worker hold must not grow with them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from sweeps import SPACE, Sweep, ended, leftovers
+
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(3600)]
+
+MIB = 2**20
+# Ray keeps a record of each trial: 45 KiB were measured. A leaked event file or handle would show in the descriptors.
+DRIVER_MIB_PER_TRIAL = 0.15
+WORKER_MIB_PER_TRIAL = 0.3
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a running sweep holds."""
+
+    trials: int
+    driver_mib: float
+    worker_mib: float
+    driver_files: int
+    worker_files: int
+    shared_mib: float
+
+
+def test_many_one_batch_trials_hold_level(tmp_path: Path, runs: int | None) -> None:
+    """Fault 10: `--runs N` with N > 1 runs 300 trials, CI runs 40. Real training, one batch each."""
+    number, warm = (300, 60) if runs and runs > 1 else (40, 15)
+    sweep = Sweep(
+        tmp_path / "s",
+        data={"demo": {**SPACE["data"]["demo"], "num_train": 16}},
+        space={"lr": {"grid": [1e-3]}, "seed": {"grid": list(range(number))}},
+        fixed={**SPACE["fixed"], "epochs": 1},
+    )
+    process = sweep.start("--max-concurrent", "1")
+    levels: dict[int, Level] = {}
+    moments: dict[int, float] = {}
+    with ended(sweep):
+        assert sweep.until(lambda: bool(sweep.workers()))
+        family = sweep.family()
+        while sweep.process.poll() is None:  # type: ignore[union-attr]
+            with contextlib.suppress(FileNotFoundError, psutil.Error):
+                trials = len(list((sweep.run / "trials").iterdir()))
+                moments.setdefault(trials, time.monotonic())
+                if trials not in levels:
+                    levels[trials] = level(trials, process, sweep.workers()[0]) if sweep.workers() else levels[trials]
+            time.sleep(0.05)
+        code, text = sweep.finish()
+    assert code == 0, text
+    assert leftovers(family) == []
+    assert list(sweep.rows().status) == ["completed"] * number
+    first, last = (levels[min(levels, key=lambda n: abs(n - wanted))] for wanted in (warm, number - 1))
+    each_s = (moments[number] - moments[warm]) / (number - warm)
+    trained_s = float(sweep.rows()["epoch_s"].median())
+    print(f"\nfault 10: {number} one-batch trials: {each_s:.3f} s each, of which {trained_s:.3f} s train and score")
+    for one in (first, last):
+        print(f"  {one}")
+    grown = last.trials - first.trials
+    assert grown >= (number - warm) * 0.8
+    assert last.driver_mib - first.driver_mib <= 8 + DRIVER_MIB_PER_TRIAL * grown
+    assert last.worker_mib - first.worker_mib <= 16 + WORKER_MIB_PER_TRIAL * grown
+    assert last.driver_files <= first.driver_files + 4
+    assert last.worker_files <= first.worker_files + 4
+    assert last.shared_mib <= first.shared_mib + 1
+
+
+def level(trials: int, driver: psutil.Process, worker: psutil.Process) -> Level:
+    return Level(
+        trials,
+        driver.memory_info().rss / MIB,
+        worker.memory_info().rss / MIB,
+        driver.num_fds(),
+        worker.num_fds(),
+        shutil.disk_usage("/dev/shm").used / MIB if Path("/dev/shm").is_dir() else 0.0,
+    )
