@@ -24,6 +24,8 @@
     layout.height = source.height;
     layout.autosize = true;
     if (printing) layout.width = printWidthPx(node);
+    // Beside the names of the rows a phone has room for three numbers.
+    if (layout.xaxis.nticks && node.clientWidth < 480) layout.xaxis.nticks = 3;
     // A finger scrolls the page; a mouse may zoom, and a double click undoes it.
     layout.dragmode = touch.matches ? false : "zoom";
     return Plotly.react(node, data, layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });

@@ -187,6 +187,15 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, run: Path, dark: bool
             "[...document.querySelectorAll('[data-figure] svg.main-svg')].map((n) => n.getBoundingClientRect().right)"
         )
         assert widths and max(widths) <= 360
+        # Tick labels beside each other, not over each other: [figure, right end of one, left end of the next].
+        overlaps = found.page.evaluate(
+            """[...document.querySelectorAll("[data-figure]")].flatMap((node) => {
+                const boxes = [...node.querySelectorAll(".xtick text")].map((text) => text.getBoundingClientRect());
+                boxes.sort((a, b) => a.left - b.left);
+                return boxes.slice(1).map((box, i) => [node.dataset.figure, boxes[i].right, box.left]);
+            }).filter(([, right, left]) => right > left)"""
+        )
+        assert overlaps == []
         assert found.console == []
 
 
