@@ -218,7 +218,19 @@ def _read_trial(folder: Folder, trial_plan: PlannedTrial, group_by: str) -> Tria
     trial = folder.sub("trials", trial_plan.trial_id)
     if _is_linked(folder, trial):
         problem = "its folder is a link, which is not followed: put the folder itself in its place"
-        return TrialRecord(trial_plan.trial_id, planned, "failed", problem, {}, 0, 1, [], None, (problem,), linked=True)
+        return TrialRecord(
+            trial_id=trial_plan.trial_id,
+            planned=planned,
+            status="failed",
+            reason=problem,
+            detail={},
+            epochs_trained=0,
+            attempts=0,
+            history=[],
+            report=None,
+            problems=(problem,),
+            linked=True,
+        )
     status, problems = read_status(trial)
     history, history_problems = read_history(trial)
     report, report_problems = read_report(trial, _identity(planned, group_by))
