@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
         debug: Let the traceback through.
 
     Returns:
-        The command's code; 2 for bad input, 1 for a failed run, 130 after Ctrl-C.
+        The command's code; 2 for bad input, 1 for a failed run, 130 after Ctrl-C, 141 if nobody reads the output (`| head`).
     """
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except FairfaceError as error:
         if debug:
             raise
@@ -34,6 +37,10 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
     except KeyboardInterrupt:
         print("interrupted; go on with --resume", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Python flushes once more at exit and would tell of it with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
 
 
 def print_problems(error: FairfaceError) -> None:

@@ -97,3 +97,14 @@ def test_weights_that_cannot_be_downloaded(
     assert "resnet50-11ad3fa6.pth" in error
     assert str(tmp_path / "torch") in error
     assert "--weights none" in error
+
+
+def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
+    """`python -m sweep.report RUN | head`."""
+    code = "import sys; from fairface_core.console import run_command; sys.exit(run_command(lambda: print('x' * 10**6) or 0, debug=False))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 141
