@@ -37,9 +37,9 @@ def test_many_one_batch_trials_hold_level(tmp_path: Path, runs: int | None) -> N
     number, warm = (300, 60) if runs and runs > 1 else (40, 15)
     sweep = Sweep(
         tmp_path / "s",
-        data={"demo": {**SPACE["data"]["demo"], "num_train": 16}},
+        data={"demo": {**SPACE["data"]["demo"], "num_train": 18}},
         space={"lr": {"grid": [1e-3]}, "seed": {"grid": list(range(number))}},
-        fixed={**SPACE["fixed"], "epochs": 1},
+        fixed={**SPACE["fixed"], "epochs": 1, "batch_size": 18},
     )
     process = sweep.start("--max-concurrent", "1")
     levels: dict[int, Level] = {}
