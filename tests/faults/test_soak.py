@@ -51,8 +51,8 @@ def test_many_one_batch_trials_hold_level(tmp_path: Path, runs: int | None) -> N
             with contextlib.suppress(FileNotFoundError, psutil.Error):
                 trials = len(list((sweep.run / "trials").iterdir()))
                 moments.setdefault(trials, time.monotonic())
-                if trials not in levels:
-                    levels[trials] = level(trials, process, sweep.workers()[0]) if sweep.workers() else levels[trials]
+                for worker in sweep.workers() if trials not in levels else []:
+                    levels[trials] = level(trials, process, worker)
             time.sleep(0.05)
         code, text = sweep.finish()
     assert code == 0, text
