@@ -44,7 +44,8 @@ def save_best(folder: Folder, model: Mapping[str, Any], cfg: Mapping[str, Any], 
 
     Equal weights and configuration give equal bytes: `cfg` holds no path of this machine.
     """
-    folder.write(BEST, lambda file: _save({"model": dict(model), "cfg": dict(cfg), "epoch": epoch}, file))
+    content = {"model": dict(model), "cfg": dict(cfg), "epoch": epoch}
+    folder.write(BEST, lambda file: _save(content, file))
     folder.link(BEST, alias)
 
 

@@ -8,6 +8,7 @@ bytes again.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -90,11 +91,15 @@ class Recorder:
             attempts = status.get("attempts") if isinstance(status, Mapping) else None
             self._attempts = attempts if isinstance(attempts, int) else 1
         state = load_state(folder, config_digest=self.config.digest(), data_digest=self.data.digest)
-        if state is None and folder.exists("history.csv") and len(folder.read("history.csv").splitlines()) > 1:
+        epochs = len(folder.read("history.csv").splitlines()) - 1 if folder.exists("history.csv") else 0
+        if state is None and epochs > 1:
             raise CheckpointError(
                 f"{folder.uri}: epochs were trained here but their state.pt is gone; "
                 "bring it back, or delete the folder to train it anew"
             )
+        if state is None and epochs == 1:
+            # A kill between the first history and the first state looks the same as a state that was removed then.
+            warnings.warn(f"{folder.uri}: epoch 1 left no state.pt and is trained again", stacklevel=2)
         return state
 
     def write_best(

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from fairface_core.errors import StorageError
 from fairface_core.regular_files import read_regular, too_large
 
-Payload = bytes | Callable[[BinaryIO], None]
+Payload = bytes | Callable[[BinaryIO], object]
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]*://")
 # Left by a writer that was killed; `names()` hides them and the next write of the same file removes them.

@@ -7,6 +7,7 @@ between a retry and an end. Only the death of the process is left for Ray to tel
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import gc
@@ -223,3 +224,7 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    # Ray runs each trial in a new thread, and glibc gives threads heaps of their own: what one trial freed the next would
+    # not use. A reused worker grew by 42 MiB in each of 16 heaps (mobilenet_v3_small, 32 px; tests/faults/test_soak.py).
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

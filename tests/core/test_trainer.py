@@ -156,7 +156,15 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("point", POINTS)
+# In the first epoch there is no state to fall back on.
+POINTS += [
+    "best.pt:after_rename:1", "report.json:after_rename:1", "history.csv:after_rename:2", "status.json:after_rename:2",
+    "state.pt:before_write:1", "state.pt:after_fsync:1", "state.pt:after_rename:1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", dict.fromkeys(POINTS))
+@pytest.mark.filterwarnings(r"ignore:.*epoch 1 left no state\.pt and is trained again:UserWarning")
 @pytest.mark.faults
 def test_a_kill_at_every_write_changes_nothing(undisturbed: Path, demo_root: Path, tmp_path: Path, point: str) -> None:
     values = config(demo_root, tmp_path).model_dump(mode="json")
@@ -188,10 +196,23 @@ def test_resume_refuses_another_config_and_other_data(undisturbed: Path, demo_ro
 
 def test_a_lost_state_is_an_error_and_never_a_new_start(demo_root: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
-        fit(config(demo_root, tmp_path), on_epoch=stop_after(1))
-    (tmp_path / "state.pt").unlink()
+        fit(config(demo_root, tmp_path), on_epoch=stop_after(2))
+    for name in ("state.pt", "state.prev.pt"):
+        (tmp_path / name).unlink()
     with pytest.raises(CheckpointError, match=r"state\.pt is gone"):
         fit(config(demo_root, tmp_path, resume=True))
+
+
+def test_a_first_epoch_without_its_state_is_named_and_trained_again(
+    undisturbed: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    """What a kill between the first history and the first state leaves; no other epoch can be repeated so."""
+    with pytest.raises(Stop):
+        fit(config(demo_root, tmp_path), on_epoch=stop_after(1))
+    (tmp_path / "state.pt").unlink()
+    with pytest.warns(UserWarning, match=r"epoch 1 left no state\.pt and is trained again"):
+        fit(config(demo_root, tmp_path, resume=True))
+    assert results(tmp_path) == results(undisturbed)
 
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
