@@ -42,9 +42,11 @@ def mount(*words: object) -> None:
     subprocess.run(["mount", *map(str, words)], check=True)
 
 
-def test_a_full_disk_and_a_read_only_one_fail_trials_by_name_and_resume(undisturbed: Sweep, small_disk: Path) -> None:
+def test_a_full_disk_and_a_read_only_one_fail_trials_by_name_and_resume(
+    undisturbed: Sweep, small_disk: Path, tmp_path: Path
+) -> None:
     """Fault 5: one sweep meets a full disk, is resumed, meets a read-only one, and is resumed again."""
-    sweep = Sweep(small_disk / "s")
+    sweep = Sweep(small_disk / "s", output=tmp_path)
     code, text = sweep.go()
     assert code == 1, text
     assert "Traceback" not in text
