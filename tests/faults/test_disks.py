@@ -72,7 +72,8 @@ def test_a_full_disk_and_a_read_only_one_fail_trials_by_name_and_resume(
     assert "EROFS" in text
     assert "Traceback" not in text
     assert len(text.splitlines()) < 60, text
-    assert all(sweep.epochs()[name] >= epochs for name, epochs in before.items())
+    # The epoch whose state the full disk refused is trained again.
+    assert all(sweep.epochs()[name] >= epochs - 1 for name, epochs in before.items())
     for name in sweep.trial_ids():
         check_state(sweep, name)
     assert len(sweep.rows()) == 2

@@ -34,8 +34,8 @@ class Level:
 
 
 def test_many_one_batch_trials_hold_level(tmp_path: Path, runs: int | None) -> None:
-    """Fault 10: `--runs N` with N > 1 runs 300 trials, CI runs 40. Real training, one batch each."""
-    number, warm = (300, 60) if runs and runs > 1 else (40, 15)
+    """Fault 10: `--runs N` with N > 1 runs 300 trials, CI runs 30. Real training, one batch each."""
+    number, warm = (300, 60) if runs and runs > 1 else (30, 10)
     sweep = Sweep(
         tmp_path / "s",
         data={"demo": {**SPACE["data"]["demo"], "num_train": 18}},
