@@ -225,6 +225,6 @@ def _free_memory() -> None:
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     # Ray runs each trial in a new thread, and glibc gives threads heaps of their own: what one trial freed the next would
-    # not use. A reused worker grew by 42 MiB in each of 16 heaps (mobilenet_v3_small, 32 px; tests/faults/test_soak.py).
+    # not use. A reused worker kept 42 MiB in each of its heaps (a small network at 32 px; tests/faults/test_soak.py).
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -52,13 +52,17 @@ class Sweep:
 
     Attributes:
         storage: Holds the run folder `run`.
+        texts: Where the output of the drivers is kept; beside the storage unless that is a disk to be filled.
         process: The driver, once started.
         fewest_rows: The shortest benchmark CSV that was seen since it first stood there; each was read whole.
     """
 
-    def __init__(self, storage: Path, *, fake: Mapping[str, Any] | None = None, **changes: Any) -> None:
+    def __init__(
+        self, storage: Path, *, fake: Mapping[str, Any] | None = None, output: Path | None = None, **changes: Any
+    ) -> None:
         storage.mkdir(parents=True, exist_ok=True)
         self.storage = storage
+        self.texts = output or storage.parent
         self.space = storage / "space.yaml"
         self.space.write_text(yaml.safe_dump({**(SPACE if fake is None else FAKE_SPACE), **changes}))
         self.code = REAL_SWEEP if fake is None else FAKE_SWEEP
@@ -76,7 +80,7 @@ class Sweep:
 
     def start(self, *words: str, output: str = "output", **environment: str) -> psutil.Process:
         command = [sys.executable, "-c", self.code, "--space", str(self.space), "--storage", str(self.storage), "--yes"]
-        self._output = self.storage.with_name(f"{self.storage.name}.{output}.txt")
+        self._output = self.texts / f"{self.storage.name}.{output}.txt"
         with self._output.open("wb") as file:
             self.process = subprocess.Popen(
                 [*command, *words], cwd=PROJECT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,

@@ -42,9 +42,11 @@ def mount(*words: object) -> None:
     subprocess.run(["mount", *map(str, words)], check=True)
 
 
-def test_a_full_disk_and_a_read_only_one_fail_trials_by_name_and_resume(undisturbed: Sweep, small_disk: Path) -> None:
+def test_a_full_disk_and_a_read_only_one_fail_trials_by_name_and_resume(
+    undisturbed: Sweep, small_disk: Path, tmp_path: Path
+) -> None:
     """Fault 5: one sweep meets a full disk, is resumed, meets a read-only one, and is resumed again."""
-    sweep = Sweep(small_disk / "s")
+    sweep = Sweep(small_disk / "s", output=tmp_path)
     code, text = sweep.go()
     assert code == 1, text
     assert "Traceback" not in text
@@ -70,7 +72,8 @@ def test_a_full_disk_and_a_read_only_one_fail_trials_by_name_and_resume(undistur
     assert "EROFS" in text
     assert "Traceback" not in text
     assert len(text.splitlines()) < 60, text
-    assert all(sweep.epochs()[name] >= epochs for name, epochs in before.items())
+    # The epoch whose state the full disk refused is trained again.
+    assert all(sweep.epochs()[name] >= epochs - 1 for name, epochs in before.items())
     for name in sweep.trial_ids():
         check_state(sweep, name)
     assert len(sweep.rows()) == 2
