@@ -19,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes: tests that start Ray mostly wait, and more of those at once would wait for each other."""
-    return min(2, os.cpu_count() or 1)
+    """One for the faults, one for the tests that start Ray, which mostly wait, and one for all others."""
+    return min(3, (os.cpu_count() or 1) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

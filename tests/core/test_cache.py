@@ -479,6 +479,6 @@ def test_opening_the_cache_of_all_of_fairface_is_quick(tmp_path: Path) -> None:
     """97,698 paths are named, looked up and mapped; no image is there, so all are stat'ed and none decoded."""
     paths = [f"/nowhere/train/{i}.jpg" for i in range(97_698)]
     start = time.perf_counter()
-    name = cache_module._name(sorted(paths), 224)
+    name = cache_module.cache_name(sorted(paths), 224)
     assert name.startswith("224px-")
     assert time.perf_counter() - start < 10

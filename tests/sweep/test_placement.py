@@ -126,7 +126,7 @@ def test_longest_first_and_nothing_idle_while_a_trial_that_fits_waits(ray_with_g
     """Each of four GPUs has 0.4 left beside a long trial of 0.6: the short ones of 0.4 do not wait behind the next."""
     runs = run_and_time(
         tmp_path / "s",
-        epoch_s={"vit_b_16": 15.0, "mobilenet_v3_small": 0.2},
+        epoch_s={"vit_b_16": 12.0, "mobilenet_v3_small": 0.2},
         space={
             "backbone": {"grid": ["mobilenet_v3_small", "vit_b_16"]},
             "lr": {"grid": [3e-4]},
@@ -145,7 +145,7 @@ def test_longest_first_and_nothing_idle_while_a_trial_that_fits_waits(ray_with_g
 
 @pytest.mark.ray
 def test_equal_trials_start_in_plan_order(ray_with_gpus: None, tmp_path: Path) -> None:
-    """Among trials that wait in Ray for a reused actor Ray picks any; so only one of each kind waits there."""
+    """Among trials that wait in Ray for a reused actor Ray picks any; so no more wait there than can start together."""
     ledger, seen = run_sweep(
         tmp_path / "s",
         max_legs=None,
@@ -157,7 +157,8 @@ def test_equal_trials_start_in_plan_order(ray_with_gpus: None, tmp_path: Path) -
     begun = [name for name, _ in seen.began]
     planned = [trial.trial_id for trial in ledger.plan.trials]
     assert sorted(begun[:NUM_GPUS]) == sorted(planned[:NUM_GPUS]), "those that start together may overtake each other"
-    assert begun[NUM_GPUS:] == planned[NUM_GPUS:]
+    # Trials that end in the same tick make room for as many at once.
+    assert all(abs(begun.index(name) - place) < NUM_GPUS for place, name in enumerate(planned)), begun
 
 
 @pytest.mark.ray
