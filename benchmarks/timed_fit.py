@@ -5,29 +5,30 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from sweep.worker import FIT, checks, seam
+
 TIMED_ENV = "FAIRFACE_TIMED_FIT"
 TIMES = "fit_times.txt"
 
-_module, _, _function = os.environ.get(TIMED_ENV, "fairface_core.trainer:fit").partition(":")
-_home = importlib.import_module(_module)
+_REAL = os.environ.get(TIMED_ENV, FIT)
 
 
 def __getattr__(name: str) -> Any:
-    # What stands beside `fit` at the seam (check_config, prepare_data, ...) is the real one's.
-    return getattr(_home, name)
+    # What is asked before `fit` (check_config, prepare_data, ...) is the real one's; that loads no torch either.
+    return getattr(checks(_REAL), name)
 
 
 def fit(config: Any, *, on_epoch: Any = None) -> Any:
     """Call the real fit, and note its seconds even when the scheduler ends it."""
+    real = seam(_REAL)
     began, cpu = time.perf_counter(), time.process_time()
     try:
-        return getattr(_home, _function)(config, on_epoch=on_epoch)
+        return real(config, on_epoch=on_epoch)
     finally:
         with (Path(config.out_dir) / TIMES).open("a", encoding="utf-8") as file:
             file.write(f"{time.perf_counter() - began} {time.process_time() - cpu}\n")

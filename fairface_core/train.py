@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(config: TrainConfig) -> int:
     # Imported late: a wrong flag is told in milliseconds, not after torch has loaded.
-    from fairface_core.dataset import prepare_data
+    from fairface_core.preparation import check_config, prepare_data
     from fairface_core.report import EpochReport
-    from fairface_core.trainer import check_config, fit
+    from fairface_core.trainer import fit
 
     check_config(config)
     with progress_bar("decoding images") as progress:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fairface_core.augment import augment, draw_params
-from fairface_core.backbones import check_image_size, ensure_weights, file_digest, input_size
+from fairface_core.backbones import ensure_weights, file_digest, input_size
 from fairface_core.batches import train_batches
 from fairface_core.config import TrainConfig
-from fairface_core.dataset import Data, Split, data_key, prepare_data
+from fairface_core.dataset import Data, Split
 from fairface_core.device import (
     choose_amp_dtype,
     choose_device,
@@ -23,20 +23,18 @@ from fairface_core.device import (
     peak_memory_gib,
     set_determinism,
 )
-from fairface_core.errors import CheckpointError, ConfigError, StorageError
+from fairface_core.errors import CheckpointError, StorageError
 from fairface_core.inference import Logits, predict
 from fairface_core.metrics import split_metrics
 from fairface_core.model import build_model, num_params
 from fairface_core.objective import Objective
+from fairface_core.preparation import check_config, prepare_data
 from fairface_core.provenance import provenance
 from fairface_core.pulse import beat
 from fairface_core.recorder import Recorder
-from fairface_core.report import EpochReport, TrialReport, check_results_csv
+from fairface_core.report import EpochReport, TrialReport
 from fairface_core.seeding import derived_seed
 from fairface_core.storage import Folder, open_folder
-
-# `fit` and what a caller may ask before it: a fake at this seam (tests/sweep/fake_fit.py) has the same four.
-__all__ = ["check_config", "data_key", "fit", "prepare_data"]
 
 # The mean of two class-weighted cross-entropies is about 1.4 at chance; a loss this far above it only grows.
 DIVERGED_LOSS = 1e4
@@ -83,25 +81,6 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
 def cosine_lr(peak: float, epoch: int, epochs: int) -> float:
     """Return the learning rate of an epoch, counted from 1: cosine annealing over the full budget."""
     return 0.5 * peak * (1.0 + math.cos(math.pi * (epoch - 1) / epochs))
-
-
-def check_config(config: TrainConfig) -> None:
-    """Raise ConfigError or WeightsError for what can be known wrong before any data is read."""
-    problems = []
-    if not config.root:
-        problems.append(
-            "root: no data folder given; use --root DIR (or draw one: python -m fairface_core.demo --out DIR)"
-        )
-    problem = check_image_size(config.backbone, config.image_size)
-    if problem:
-        problems.append(problem)
-    if problems:
-        raise ConfigError(problems)
-    if config.results_csv:
-        check_results_csv(config.results_csv)
-    if ensure_weights(config.backbone, config.weights) is not None and config.weights != "imagenet":
-        # A file of the user's may be damaged or of another network: better known now than in the first trial.
-        build_model(config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights)
 
 
 @contextlib.contextmanager

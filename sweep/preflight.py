@@ -26,7 +26,7 @@ from sweep.machine import free_memory_bytes
 from sweep.placement import Needs, Placement
 from sweep.plan_file import Plan, PlannedTrial
 from sweep.wording import counted, listing
-from sweep.worker import FIT, Task, seam
+from sweep.worker import FIT, Task, checks
 
 # A worker that has imported torch and holds nothing: 0.45 GiB resident; a CUDA context adds about as much.
 _WORKER_BYTES = 0.5 * 2**30
@@ -117,7 +117,7 @@ def check(
         problems += _collect(configs, _check_rows if _is_real(launch) else _check_nothing)
     else:
         fit = next(iter(launch.tasks.values())).fit
-        module: Any = seam(fit)[1]
+        module: Any = checks(fit)
         problems += _collect(configs, module.check_config)
         if not problems:
             unlike = {module.data_key(config): config for config in reversed(configs)}

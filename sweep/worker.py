@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import functools
 import gc
 import importlib
 import os
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import fairface_core
 from fairface_core.config import TrainConfig, default_cache_dir, make_config
@@ -28,8 +29,9 @@ from fairface_core.errors import FairfaceError, StorageError, TrainingDiverged
 from fairface_core.report import EpochReport, read_history, write_status
 from fairface_core.storage import open_folder
 
-# The seam: `fit` in this module, with `check_config` and `prepare_data` beside it.
+# The seam: the function that trains, and the module that is asked before (beside it, where none is named).
 FIT = "fairface_core.trainer:fit"
+_CHECKS = {FIT: "fairface_core.preparation"}
 # Key of a trial's last report to Ray; its value is an Ending as a dict.
 ENDING_KEY = "ending"
 NOTES_KEY = "notes"
@@ -90,10 +92,14 @@ class Task:
     fit: str = FIT
 
 
-def seam(fit: str) -> tuple[Callable[..., Any], ModuleType]:
-    """Return the function that trains, and its module, from `module:function`."""
-    module = importlib.import_module(fit.partition(":")[0])
-    return getattr(module, fit.partition(":")[2]), module
+def seam(fit: str) -> Callable[..., Any]:
+    """Return the function that trains, from `module:function`."""
+    return cast("Callable[..., Any]", getattr(importlib.import_module(fit.partition(":")[0]), fit.partition(":")[2]))
+
+
+def checks(fit: str) -> ModuleType:
+    """Return the module with `check_config`, `data_key` and `prepare_data` for a `module:function` that trains."""
+    return importlib.import_module(_CHECKS.get(fit, fit.partition(":")[0]))
 
 
 def demo_folder(sizes: Mapping[str, int]) -> Path:
@@ -128,7 +134,8 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
     try:
         with _noted_warnings(notes):
             _limit_gpu(task.gpu)
-            fit, _ = seam(task.fit)
+            fit = seam(task.fit)
+            _spare_imports()
             config = _config(task)
             # `fit` keeps the number of attempts that it finds.
             written = _epochs_on_disk(config)
@@ -216,6 +223,13 @@ def _limit_gpu(gpu: float) -> None:
     if gpu < 1 and torch.cuda.is_available():
         # One trial that wants too much runs out of memory itself, and not its neighbor.
         torch.cuda.set_per_process_memory_fraction(gpu)
+
+
+@functools.cache
+def _spare_imports() -> None:
+    """Take what the imports made out of the collector's rounds, once: with torch and Ray loaded each took 80 ms a trial."""
+    gc.collect()
+    gc.freeze()
 
 
 def _free_memory() -> None:

@@ -69,6 +69,13 @@ def test_the_report_needs_neither_ray_nor_torch() -> None:
     assert not loaded & {"ray", "torch", "torchvision"}
 
 
+def test_a_driver_trains_nothing_and_loads_no_torch() -> None:
+    """Also in the checks before the first trial: 2 s, and half of its memory."""
+    loaded = tops(loaded_modules("import sweep.launch, sweep.driver, fairface_core.preparation"))
+    assert "ray" in loaded
+    assert not loaded & {"torch", "torchvision"}
+
+
 @pytest.mark.parametrize("path", CORE + SWEEP, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_no_file_is_two_files(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350

@@ -21,8 +21,8 @@ from fairface_core.checkpoint import load_checkpoint
 from fairface_core.config import make_config
 from fairface_core.errors import CheckpointError, FairfaceError, WeightsError
 from fairface_core.model import AgeGenderModel, build_model, load_weights
+from fairface_core.preparation import check_config
 from fairface_core.tensor_files import MAX_BYTES, TensorFileError, load_tensors, read_tensors
-from fairface_core.trainer import check_config
 
 GIB = 2**30
 
