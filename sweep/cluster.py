@@ -74,6 +74,8 @@ LOCAL_ENVIRONMENT = {
 }
 WORKER_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
 OBJECT_STORE_BYTES = 100 * 2**20
+# Set to 0: our own Ray is started without its dashboard.
+NO_DASHBOARD = "FAIRFACE_DASHBOARD"
 _KNOCK_S = 10.0
 
 
@@ -267,10 +269,12 @@ def on_every_node(function: Callable[..., Any], arguments: Sequence[Any], *, tim
 
 
 def _has_dashboard() -> bool:
-    """Whether `ray[default]` is installed; `ray[tune]` alone has no dashboard."""
+    """Whether there is one (`ray[tune]` alone has none) and it is wanted: it is half a dozen processes."""
     from importlib.util import find_spec
 
-    return all(find_spec(name) for name in ("aiohttp", "aiohttp_cors", "opencensus", "prometheus_client"))
+    return os.environ.get(NO_DASHBOARD) != "0" and all(
+        find_spec(name) for name in ("aiohttp", "aiohttp_cors", "opencensus", "prometheus_client")
+    )
 
 
 def _assert_loopback(address: str) -> None:

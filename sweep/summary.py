@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweep.cluster import Cluster
+from sweep.cluster import NO_DASHBOARD, Cluster
 from sweep.facts import scored_by
 from sweep.leaderboard import Board, Configuration
 from sweep.ledger import Ledger
@@ -44,7 +45,9 @@ def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, 
         token = f"; it asks for the token that `{cluster.token_hint}` prints" if cluster.token_hint else ""
         rows.append(("dashboard", f"{cluster.dashboard}{token}"))
     else:
-        rows.append(("dashboard", 'not installed: pip install "ray[default]"'))
+        off = os.environ.get(NO_DASHBOARD) == "0"
+        why = f"off ({NO_DASHBOARD}=0)" if off else 'not installed: pip install "ray[default]"'
+        rows.append(("dashboard", "this cluster runs without one" if cluster.joined else why))
     rows.append(("results", ledger.run.uri))
     for key, value in rows:
         console.print(Text.assemble((f"{key:<10} ", "dim"), str(value)), soft_wrap=True)
