@@ -19,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One for the faults, one for the tests that start Ray, which mostly wait, and one for all others."""
-    return min(3, (os.cpu_count() or 1) + 1)
+    """Two: a third one made tests that start Ray wait for each other's processors, and was no faster on two cores."""
+    return min(2, os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

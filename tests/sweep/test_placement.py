@@ -126,7 +126,7 @@ def test_longest_first_and_nothing_idle_while_a_trial_that_fits_waits(ray_with_g
     """Each of four GPUs has 0.4 left beside a long trial of 0.6: the short ones of 0.4 do not wait behind the next."""
     runs = run_and_time(
         tmp_path / "s",
-        epoch_s={"vit_b_16": 12.0, "mobilenet_v3_small": 0.2},
+        epoch_s={"vit_b_16": 15.0, "mobilenet_v3_small": 0.2},
         space={
             "backbone": {"grid": ["mobilenet_v3_small", "vit_b_16"]},
             "lr": {"grid": [3e-4]},
