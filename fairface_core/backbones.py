@@ -77,7 +77,9 @@ def input_size(backbone: str, image_size: int | None) -> int:
 
 
 def relative_cost(config: Mapping[str, Any]) -> float:
-    """Return a number that grows with a run's compute; only its order is used (longest trials first).
+    """Return about how many forward multiply-adds, 1e9, a run's training images take.
+
+    It orders trials (longest first), scales the time left, and says what a CPU would take.
 
     Args:
         config: TrainConfig fields; `backbone`, and `image_size`, `epochs`, `limit_train` where present.

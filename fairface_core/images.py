@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import threading
 import warnings
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from PIL import ExifTags, Image
 
 from fairface_core.errors import DataError
+from fairface_core.regular_files import open_regular
 
 # Pixels of the largest image that is decoded, 8192 x 8192: Pillow needs 4 bytes for each.
 MAX_PIXELS = 2**26
@@ -142,24 +142,17 @@ def read_bytes(path: str) -> bytes:
     if "\0" in path:
         raise ImageError(path, "a path cannot hold a NUL character")
     try:
-        # O_NONBLOCK: opening a FIFO would wait for its writer.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(handle)  # `fdopen` refuses a folder and leaves it open
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
-            raise ImageError(path, f"{kind}, not a file")
-        with os.fdopen(handle, "rb", buffering=0) as file:
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(
-                    path, f"{status.st_size / 2**20:.0f} MiB; accepted up to {MAX_FILE_BYTES // 2**20} MiB"
-                )
-            raw = file.read(status.st_size + 1)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageError(path, f"{size / 2**20:.0f} MiB; accepted up to {MAX_FILE_BYTES // 2**20} MiB")
+            raw = file.read(size + 1)
     except OSError as error:
         reasons = {
             errno.ENOENT: "no such file",
             errno.ELOOP: "a loop of symbolic links",
             errno.EISDIR: "a folder, not a file",
+            errno.EINVAL: "a FIFO, socket or device, not a file",
             errno.ENXIO: "a FIFO, socket or device, not a file",
             errno.EACCES: "permission denied",
         }

@@ -74,6 +74,10 @@ class EpochReport:
     peak_memory_gib: float
 
 
+# The columns of history.csv.
+EPOCH_FIGURES = tuple(field.name for field in dataclasses.fields(EpochReport))
+
+
 @dataclass(frozen=True)
 class TrialReport:
     """What `fit` returns: the run as its folder tells it.
@@ -210,8 +214,7 @@ def write_status(
 
 def write_history(folder: Folder, history: Sequence[EpochReport]) -> None:
     """Write `history.csv`, one row an epoch, whole each time."""
-    names = [field.name for field in dataclasses.fields(EpochReport)]
-    folder.write("history.csv", csv_bytes(names, [dataclasses.asdict(epoch) for epoch in history]))
+    folder.write("history.csv", csv_bytes(EPOCH_FIGURES, [dataclasses.asdict(epoch) for epoch in history]))
 
 
 def read_history(folder: Folder) -> list[EpochReport]:
@@ -223,7 +226,7 @@ def read_history(folder: Folder) -> list[EpochReport]:
     history: list[EpochReport] = []
     for row in csv.DictReader(io.StringIO(folder.read("history.csv").decode("utf-8", "replace"), newline="")):
         try:
-            values: dict[str, Any] = {f.name: float(row[f.name]) for f in dataclasses.fields(EpochReport)}
+            values: dict[str, Any] = {name: float(row[name]) for name in EPOCH_FIGURES}
             values |= {name: int(row[name]) for name in ("epoch", "best_epoch")}
             history.append(EpochReport(**values))
         except (KeyError, TypeError, ValueError):

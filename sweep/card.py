@@ -64,9 +64,7 @@ def _ends(one: Configuration, metric: Metric) -> tuple[float, float] | None:
     """Return the ends of a metric's interval; without predictions there is none, as for mean_f1."""
     if one.test is None:
         return None
-    interval = score_interval([scored.test for scored in one.scored], metric=metric, num_resamples=_NUM_RESAMPLES)
-    assert interval.low is not None and interval.high is not None, "an image interval has ends"
-    return interval.low, interval.high
+    return score_interval([scored.test for scored in one.scored], metric=metric, num_resamples=_NUM_RESAMPLES).ends
 
 
 class Verbatim(str):

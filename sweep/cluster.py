@@ -26,7 +26,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from typing import Any
 import psutil
 
 from fairface_core.errors import ConfigError
+from sweep.head_watch import knock
 from sweep.machine import local_cpus, local_gpus
 from sweep.private import ensure_private_token, private_folder, token_hint
 
@@ -287,11 +287,10 @@ def _assert_loopback(address: str) -> None:
 
 def _knock(address: str) -> None:
     """Raise ConfigError if nothing listens there; Ray would try for minutes, with a screen of warnings."""
-    host, _, port = address.rpartition(":")
     if address == "auto":
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        knock(address, timeout_s=_KNOCK_S)
     except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(_why_not(address, ConnectionError(reason))) from error

@@ -12,7 +12,6 @@ driver that needs neither. Records: TensorFlow's `tsl/lib/io/record_writer.h`; m
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import struct
 import time
@@ -21,11 +20,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from fairface_core.report import EpochReport
+from fairface_core.report import EPOCH_FIGURES
 
 EVENTS_FILE = "events.out.tfevents.curves"
 # Ray adds its own to what a trial reports (pid, done, timestamp, ...): 8 curves that say nothing.
-_FIGURES = frozenset(field.name for field in dataclasses.fields(EpochReport)) - {"epoch"}
+_FIGURES = frozenset(EPOCH_FIGURES) - {"epoch"}
 # TensorBoard groups by what stands before the slash.
 _PREFIXES = (("train_", "train/"), ("val_", "val/"))
 _SPEED = frozenset(("train_s", "eval_s", "images_per_s", "peak_memory_gib"))

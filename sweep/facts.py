@@ -54,8 +54,11 @@ def tiles(board: Board) -> list[tuple[str, str, str]]:
 
 def protocols(run: RunRecord) -> str:
     """Return the protocol of the reported scores: `seed`, `official`, or both where trials differ."""
-    named = dict.fromkeys(record.report["protocol"] for record in run.records if record.report)
-    return listing(list(named)) or "not known yet"
+    return listing(_protocol_names(run)) or "not known yet"
+
+
+def _protocol_names(run: RunRecord) -> list[str]:
+    return list(dict.fromkeys(record.report["protocol"] for record in run.records if record.report))
 
 
 def scored_by(run: RunRecord) -> str:
@@ -81,9 +84,8 @@ def stops(run: RunRecord) -> list[str]:
 def protocol(run: RunRecord) -> list[tuple[str, str]]:
     """Return (topic, sentence) of how the sweep was done."""
     scheduler = run.plan.scheduler
-    named = list(dict.fromkeys(r.report["protocol"] for r in run.records if r.report))
     rows = [
-        ("Split", " ".join(PROTOCOLS.get(name, f"Protocol {name}.") for name in named)),
+        ("Split", " ".join(PROTOCOLS.get(name, f"Protocol {name}.") for name in _protocol_names(run))),
         ("Score", "mean_f1 = (age macro-F1 + gender macro-F1) / 2, over 9 age groups and 2 genders."),
         (
             "Selection",

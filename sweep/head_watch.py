@@ -21,6 +21,12 @@ REFUSED_S = 10.0
 SILENT_S = 30.0
 
 
+def knock(address: str, *, timeout_s: float) -> None:
+    """Raise OSError if nothing answers at HOST:PORT, ValueError or OverflowError if it is no address."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+
+
 class HeadWatch:
     """Knocks at an address for as long as it is entered.
 
@@ -41,8 +47,7 @@ class HeadWatch:
         refused_s: float = REFUSED_S,
         silent_s: float = SILENT_S,
     ) -> None:
-        host, _, port = address.rpartition(":")
-        self._place = (host.strip("[]"), int(port))
+        self._address = address
         self._lost, self._every_s, self._refused_s, self._silent_s = lost, every_s, refused_s, silent_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="head-watch", daemon=True)
@@ -66,7 +71,7 @@ class HeadWatch:
             began = time.monotonic()
             refused = False
             try:
-                socket.create_connection(self._place, timeout=min(5.0, self._silent_s)).close()
+                knock(self._address, timeout_s=min(5.0, self._silent_s))
             except OSError as error:
                 refused = error.errno == errno.ECONNREFUSED
                 reason = error.strerror or str(error)

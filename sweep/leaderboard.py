@@ -85,12 +85,12 @@ class Configuration:
     @property
     def val_span(self) -> tuple[float, float] | None:
         """The ends of its validation interval, where there is one."""
-        return _ends(self.val)
+        return self.val.ends if self.val else None
 
     @property
     def test_span(self) -> tuple[float, float] | None:
         """The ends of its test interval, where there is one."""
-        return _ends(self.test)
+        return self.test.ends if self.test else None
 
     @property
     def constant_heads(self) -> tuple[str, ...]:
@@ -129,12 +129,6 @@ class Configuration:
             else:
                 words.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} {fate}")
         return "; ".join(words)
-
-
-def _ends(interval: Interval | None) -> tuple[float, float] | None:
-    if interval is None or interval.low is None or interval.high is None:
-        return None
-    return interval.low, interval.high
 
 
 def _fate(record: TrialRecord) -> str:

@@ -8,13 +8,12 @@ else acts on it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fairface_core.errors import StorageError
-from fairface_core.report import EpochReport, write_status
+from fairface_core.report import EPOCH_FIGURES, write_status
 from fairface_core.storage import Folder, write_json
 from sweep.confirm import GroupChoice, choose_group
 from sweep.placement import Needs, Placement
@@ -38,7 +37,6 @@ ERROR_FILE = "error.txt"
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
 _WRITE_PAUSES_S = (0.5, 2.0, 8.0)
 MAX_HALVINGS = 1
-_FIGURES = tuple(field.name for field in dataclasses.fields(EpochReport))
 
 
 class Ledger:
@@ -162,7 +160,7 @@ class Ledger:
         trial, number = leg.trial, int(figures["epoch"])
         # A retry repeats the epoch that its predecessor had not committed.
         trial.scores[number - 1 :] = [float(figures["mean_f1"])]
-        trial.history[number - 1 :] = [{name: figures[name] for name in _FIGURES if name in figures}]
+        trial.history[number - 1 :] = [{name: figures[name] for name in EPOCH_FIGURES if name in figures}]
         self._choices[trial.group] = None
 
     def ended(self, leg: Leg, ending: Ending | None) -> bool:

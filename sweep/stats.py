@@ -51,7 +51,7 @@ class Interval:
         mean: Mean over seeds.
         sd: Standard deviation over seeds (n - 1); None for one seed.
         n: Seeds.
-        low: Lower end; None where nothing is known of the variation.
+        low: Lower end.
         high: Upper end.
         covers: What it would hold for, in words.
     """
@@ -59,9 +59,14 @@ class Interval:
     mean: float
     sd: float | None
     n: int
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     covers: str
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
 
 
 @dataclass(frozen=True)
