@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ def save_best(folder: Folder, model: Mapping[str, Any], cfg: Mapping[str, Any], 
 
     Equal weights and configuration give equal bytes: `cfg` holds no path of this machine.
     """
-    content = {"model": dict(model), "cfg": dict(cfg), "epoch": epoch}
+    # Pickle writes a string that it has met before as a reference: equal values must not now and then be one object.
+    content = {"model": dict(model), "cfg": json.loads(json.dumps(dict(cfg))), "epoch": epoch}
     folder.write(BEST, lambda file: _save(content, file))
     folder.link(BEST, alias)
 

@@ -9,6 +9,8 @@ import pytest
 
 # Two threads of two tests at once are slower than one each, and bits then depend on nothing but the code.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Half a dozen processes of each of sixty Rays; the tests of the dashboard turn it on.
+os.environ.setdefault("FAIRFACE_DASHBOARD", "0")
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = PROJECT.parent / "shared" / "data"
@@ -23,6 +25,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(2, os.cpu_count() or 1)
 
 
+# First: xdist's own hook reads the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that start Ray in one process, one after another, and the faults in another."""
     for item in items:

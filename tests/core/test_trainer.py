@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,41 @@ POINTS += [
 ]  # fmt: skip
 
 
+# Reads a config and a fail point, trains in a child and tells how the child ended; torch is imported once.
+NURSERY = """
+import json, os, sys
+from fairface_core import fit, make_config
+import fairface_core.trainer
+for line in sys.stdin:
+    values, point = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.environ["FAIRFACE_FAIL_POINT"] = point
+        fit(make_config(values))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        [sys.executable, "-c", NURSERY], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+
+
 @pytest.mark.parametrize("point", dict.fromkeys(POINTS))
 @pytest.mark.filterwarnings(r"ignore:.*epoch 1 left no state\.pt and is trained again:UserWarning")
 @pytest.mark.faults
-def test_a_kill_at_every_write_changes_nothing(undisturbed: Path, demo_root: Path, tmp_path: Path, point: str) -> None:
+def test_a_kill_at_every_write_changes_nothing(
+    undisturbed: Path, demo_root: Path, tmp_path: Path, nursery: subprocess.Popen[str], point: str
+) -> None:
+    assert nursery.stdin is not None and nursery.stdout is not None
     values = config(demo_root, tmp_path).model_dump(mode="json")
-    code = f"from fairface_core import fit, make_config; fit(make_config({values!r}))"
-    environment = {**os.environ, "FAIRFACE_FAIL_POINT": point, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    run = subprocess.run([sys.executable, "-c", code], env=environment)
-    assert run.returncode == -signal.SIGKILL
+    print(json.dumps([values, point]), file=nursery.stdin, flush=True)
+    assert int(nursery.stdout.readline()) == -signal.SIGKILL
     fit(config(demo_root, tmp_path, resume=True))
     assert results(tmp_path) == results(undisturbed)
 

@@ -84,7 +84,7 @@ class Sweep:
         with self._output.open("wb") as file:
             self.process = subprocess.Popen(
                 [*command, *words], cwd=PROJECT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "FAIRFACE_DASHBOARD": "0", **environment, "PYTHONPATH": PATH},
+                env={**os.environ, **environment, "PYTHONPATH": PATH},
             )  # fmt: skip
         return psutil.Process(self.process.pid)
 

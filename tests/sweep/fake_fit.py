@@ -1,7 +1,8 @@
 """A fake at the `fit` seam: known learning curves, the real trial folder, no training.
 
 What it does beyond that is told by `fake.json` beside the run folder (`<storage>/fake.json`):
-`epoch_s`: seconds an epoch takes, or those by backbone; `curves`: trial id -> scores; `faults`: trial id -> epoch -> what happens in that
+`epoch_s`: seconds an epoch takes, or those by backbone; `until`: backbone -> how many epochs of any trial stand in `order`
+before one of that backbone ends (or a minute has passed); `curves`: trial id -> scores; `faults`: trial id -> epoch -> what happens in that
 epoch before anything of it is written: kill, hang, stop, oom, device, diverge, bug, transient, disk, warn. A fault happens
 in the first attempt alone, unless it ends in `!`. `linger_s`: how long a trial that is stopped takes to leave.
 `order`: name of a file beside it that gets a line `trial_id epoch pid start end` for each epoch; `begins`: one that gets
@@ -86,6 +87,7 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
         for _ in range(10 if epoch_s else 1):
             time.sleep(epoch_s / 10)
             pulse.beat()
+        _wait(config, orders.get("order"), orders.get("until", {}).get(config.backbone, 0))
         report = _epoch(config, epoch, scores[epoch - 1], history)
         history.append(report)
         _commit(config, folder, history, attempt)
@@ -106,6 +108,16 @@ def _note(config: TrainConfig, name: str | None, line: str) -> None:
     if name:
         with (_storage(config) / name).open("a") as file:
             file.write(line + "\n")
+
+
+def _wait(config: TrainConfig, name: str | None, num_epochs: int) -> None:
+    end = time.monotonic() + 60
+    while num_epochs and time.monotonic() < end:
+        path = _storage(config) / str(name)
+        if path.exists() and len(path.read_text().splitlines()) >= num_epochs:
+            return
+        time.sleep(0.05)
+        pulse.beat()
 
 
 def _storage(config: TrainConfig) -> Path:

@@ -23,8 +23,10 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def held() -> Iterator[Cluster]:
-    with driving.held_ray(num_cpus=2) as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIRFACE_DASHBOARD", "1")
+        with driving.held_ray(num_cpus=2) as started:
+            yield started
 
 
 def ray_processes() -> list[psutil.Process]:

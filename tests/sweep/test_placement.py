@@ -85,11 +85,11 @@ class Run:
     ended: float
 
 
-def run_and_time(storage: Path, epoch_s: float | dict[str, float], **changes: Any) -> list[Run]:
+def run_and_time(storage: Path, fake: dict[str, Any], **changes: Any) -> list[Run]:
     """Run a sweep of one-epoch trials and return when each ran."""
     ledger, _ = run_sweep(
         storage,
-        fake={"order": "order.txt", "epoch_s": epoch_s},
+        fake={"order": "order.txt", **fake},
         fixed={"epochs": 1, "batch_size": 64, "weights": "none"},
         **changes,
     )
@@ -111,7 +111,7 @@ def busy(runs: list[Run], moment: float) -> float:
 def test_fractions_and_overrides_fill_the_gpus_and_no_more(ray_with_gpus: None, tmp_path: Path) -> None:
     runs = run_and_time(
         tmp_path / "s",
-        epoch_s=2.0,
+        {"epoch_s": 2.0},
         space={"backbone": {"grid": ["resnet50", "resnet18"]}, "seed": {"grid": [1, 2]}},
         resources={"cpu": 0.5, "gpu": 1, "per_backbone": {"resnet18": {"gpu": 0.5, "cpu": 0.25}}},
     )
@@ -126,7 +126,8 @@ def test_longest_first_and_nothing_idle_while_a_trial_that_fits_waits(ray_with_g
     """Each of four GPUs has 0.4 left beside a long trial of 0.6: the short ones of 0.4 do not wait behind the next."""
     runs = run_and_time(
         tmp_path / "s",
-        epoch_s={"vit_b_16": 15.0, "mobilenet_v3_small": 0.2},
+        # Long is as long as it takes the short ones to end: were one of them made to wait, so would be all.
+        {"epoch_s": {"mobilenet_v3_small": 0.2}, "until": {"vit_b_16": 5}},
         space={
             "backbone": {"grid": ["mobilenet_v3_small", "vit_b_16"]},
             "lr": {"grid": [3e-4]},

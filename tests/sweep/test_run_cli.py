@@ -107,7 +107,8 @@ def storage(tmp_path: Path) -> Path:
 
 
 @pytest.mark.ray
-def test_a_sweep_is_quiet_and_leaves_everything(storage: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_quiet_and_leaves_everything(storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRFACE_DASHBOARD", "1")
     (storage / "fake.json").write_text('{"order": "order.txt"}')
     space = driving.write_space(tmp_path, scheduler={"kind": "asha", "grace_epochs": 1}, fixed={"epochs": 3})
     done = run(space, storage)
