@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-from PIL import Image
+from PIL import Image, ImageFile
 
 from fairface_core.errors import CacheError
 from fairface_core.images import ImageError, LargeImage, decode_image
@@ -42,6 +42,13 @@ _IMAGES_PER_PROCESS = 512
 _SPAN = 64
 # One write for so many images takes two thirds of the time of one write each (ext4, 224 px).
 _IMAGES_PER_WRITE = 16
+# glibc maps and unmaps each block of 128 KiB and more, and the kernel clears its pages anew: packing an image of 224 px
+# takes 90 us that way and 30 us in memory that is kept, decoding it 10 us less.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**24),
+    "MALLOC_TRIM_THRESHOLD_": str(2**26),
+    "MALLOC_TOP_PAD_": str(2**22),
+}
 
 
 def bytes_per_image(size_px: int) -> int:
@@ -180,7 +187,7 @@ def _decode_all(
             if progress:
                 progress(decoded.num_done, len(paths))
 
-        if num_processes > 1:
+        if num_processes >= 1:
             crew = stack.enter_context(_Crew(num_processes, size_px, target))
             for reply in crew.map(paths, spans):
                 count(reply)
@@ -199,7 +206,7 @@ class _Crew:
     def __init__(self, num_processes: int, size_px: int, target: Path) -> None:
         package_root = str(Path(__file__).resolve().parents[1])
         python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {"PYTHONPATH": python_path}
+        environment = _KEEP_MEMORY | os.environ | {"PYTHONPATH": python_path}
         command = [sys.executable, "-m", "fairface_core.cache_build", str(target), str(size_px)]
         self._stack = ExitStack()
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
@@ -263,6 +270,8 @@ def _serve(target: str, size_px: int) -> None:
     """Answer the requests on stdin until it closes, as it does when the parent is killed."""
     # Ctrl-C reaches the whole group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # `tobytes` packs so many bytes at a time and joins them.
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, bytes_per_image(size_px))
     with Path(target).open("r+b", buffering=0) as file, contextlib.suppress(BrokenPipeError):
         for line in sys.stdin:
             first_row, paths = json.loads(line)
