@@ -25,6 +25,7 @@ from fairface_core.batches import Batch, train_batches
 from fairface_core.config import TrainConfig, make_config
 from fairface_core.dataset import Data, prepare_data
 from fairface_core.device import choose_device, set_determinism
+from fairface_core.epoch_writer import EpochWriter
 from fairface_core.recorder import Recorder
 from fairface_core.seeding import derived_seed
 from fairface_core.storage import open_folder
@@ -93,7 +94,7 @@ class Loops:
         set_determinism(self.config.determinism)
         self.data = data or prepare_data(self.config)
         recorder = Recorder(self.config, open_folder(self.config.out_dir), self.data)
-        self.run = trainer._Run(self.config, recorder, self.device, self.data)
+        self.run = trainer._Run(self.config, recorder, EpochWriter(), self.device, self.data)
         self._epoch = 0
         self.batch, self.pixels = self._first_batch()
 

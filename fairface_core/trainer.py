@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from fairface_core.device import (
     peak_memory_gib,
     set_determinism,
 )
+from fairface_core.epoch_writer import EpochWriter
 from fairface_core.errors import CheckpointError, StorageError
 from fairface_core.inference import Logits, predict
 from fairface_core.metrics import split_metrics
@@ -50,7 +52,8 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
     Args:
         config: What to train. With `resume`, a state in `out_dir` is gone on from; the result equals, bit for bit on
             the CPU, that of a run which was never interrupted.
-        on_epoch: Called after each epoch, when all its files are on disk. It may raise to end the run there.
+        on_epoch: Called for each epoch in order, by the calling thread, when all files of the epoch are on disk and none
+            of a later one is; the next epoch may have begun to train. It may raise to end the run there.
 
     Returns:
         The report of the best epoch, chosen on validation alone.
@@ -68,13 +71,13 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
         data = prepare_data(config)
         recorder = Recorder(config, folder, data)
         state = recorder.start()
-        run = _Run(config, recorder, device, data)
-        if state is not None:
-            run.restore(state)
-        for epoch in range(recorder.epoch + 1, config.epochs + 1):
-            report = run.train_one_epoch(epoch)
-            if on_epoch is not None:
-                on_epoch(report)
+        with EpochWriter(on_epoch) as writer:
+            run = _Run(config, recorder, writer, device, data)
+            if state is not None:
+                run.restore(state)
+            for epoch in range(recorder.epoch + 1, config.epochs + 1):
+                run.train_one_epoch(epoch)
+            writer.finish()
         return recorder.trial_report()
 
 
@@ -106,8 +109,10 @@ def _exclusive(folder: Folder) -> Iterator[None]:
 class _Run:
     """One fit in memory: what an epoch needs and what a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, recorder: Recorder, device: torch.device, data: Data) -> None:
-        self.config, self.recorder, self.device, self.data = config, recorder, device, data
+    def __init__(
+        self, config: TrainConfig, recorder: Recorder, writer: EpochWriter, device: torch.device, data: Data
+    ) -> None:
+        self.config, self.recorder, self.writer, self.device, self.data = config, recorder, writer, device, data
         self.image_size = input_size(config.backbone, config.image_size)
         self.amp_dtype = choose_amp_dtype(config, device)
         self.memory_format = choose_memory_format(config)
@@ -140,24 +145,26 @@ class _Run:
             ) from error
 
     def state(self) -> dict[str, Any]:
-        """Return the tensors to save. Generators need no saving: each epoch derives its own."""
+        """Return a copy, in host memory, of the tensors to save. Generators need no saving: each epoch derives its own."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": _copied(self.model.state_dict()),
+            "optimizer": _copied(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
         }
 
-    def train_one_epoch(self, epoch: int) -> EpochReport:
-        """Train and validate an epoch, write everything, and return its figures."""
+    def train_one_epoch(self, epoch: int) -> None:
+        """Train and validate an epoch, and begin to write it; the one before it is told of on the way."""
         config, recorder = self.config, self.recorder
         lr = cosine_lr(config.lr, epoch, config.epochs)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        began = time.perf_counter()
+        began, told_s = time.perf_counter(), self.writer.told_s
         train_loss = self._train(epoch, lr)
-        train_s = time.perf_counter() - began
+        train_s = time.perf_counter() - began - (self.writer.told_s - told_s)
+        began = time.perf_counter()
         logits = self._predict(self.data.val)
-        eval_s = time.perf_counter() - began - train_s
+        eval_s = time.perf_counter() - began
+        self.writer.finish()
         if not logits.finite:
             recorder.diverged(epoch, "the outputs on validation are not finite")
         val = self._score(logits, self.data.val)
@@ -180,10 +187,15 @@ class _Run:
             images_per_s=len(self.data.train) / train_s,
             peak_memory_gib=peak_memory_gib(self.device),
         )
-        if is_best:
-            self._record_best(epoch, logits, val)
-        recorder.commit(report, self.state())
-        return report
+        state = self.state()
+        write_best = self._best_writer(epoch, logits, val, state["model"]) if is_best else None
+
+        def write() -> None:
+            if write_best is not None:
+                write_best()
+            recorder.commit(report, state)
+
+        self.writer.submit(report, write)
 
     def _train(self, epoch: int, lr: float) -> float:
         """Train one epoch and return its mean loss."""
@@ -207,6 +219,7 @@ class _Run:
                 loss_sum += self._step(images, batch.age, batch.gender) * len(batch.age)
                 seen += len(batch.age)
                 beat()
+                self.writer.poll()
                 if step % _STEPS_BETWEEN_CHECKS == 0:
                     self._check_loss(epoch, loss_sum, seen)
         return self._check_loss(epoch, loss_sum, seen)
@@ -231,6 +244,7 @@ class _Run:
     def _check_loss(self, epoch: int, loss_sum: Tensor, seen: int) -> float:
         loss = loss_sum.item() / seen
         if not math.isfinite(loss) or loss > DIVERGED_LOSS:
+            self.writer.finish()
             self.recorder.diverged(epoch, f"the training loss is {loss:.3g}")
         return loss
 
@@ -251,15 +265,19 @@ class _Run:
             age_loss_weight=objective.age_loss_weight, batch_size=self.config.batch_size,
         )  # fmt: skip
 
-    def _record_best(self, epoch: int, val_logits: Logits, val_metrics: dict[str, float]) -> None:
+    def _best_writer(
+        self, epoch: int, val_logits: Logits, val_metrics: dict[str, float], weights: Mapping[str, Tensor]
+    ) -> Callable[[], None]:
+        """Score the test split with the weights of a new best epoch; return what writes all that is said of them."""
         config, test = self.config, self.data.test
         began = time.perf_counter()
         test_logits = self._predict(test)
         test_s = time.perf_counter() - began
         weights_path = ensure_weights(config.backbone, config.weights)
-        self.recorder.write_best(
+        return functools.partial(
+            self.recorder.write_best,
             epoch,
-            self.model.state_dict(),
+            weights,
             val=(val_logits, val_metrics),
             test=(test_logits, self._score(test_logits, test)),
             model_facts={
@@ -279,3 +297,14 @@ class _Run:
             ),
             eval_images_per_s=len(test) / test_s,
         )
+
+
+def _copied(value: Any) -> Any:
+    """Return a nested dict or list with every tensor copied to host memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from fairface_core import EpochReport, FairfaceError, TrainConfig, fit, make_config, prepare_data, trainer
+from fairface_core.epoch_writer import EpochWriter
 from fairface_core.errors import CheckpointError, TrainingDiverged
 from fairface_core.recorder import Recorder
 from fairface_core.storage import open_folder
@@ -260,7 +261,8 @@ def test_micro_batches_give_the_gradients_of_the_batch(demo_root: Path, tmp_path
     for part in (None, 3):
         settings = config(demo_root, tmp_path, backbone="vit_b_16", dropout=0.0, micro_batch_size=part)
         data = prepare_data(settings)
-        run = trainer._Run(settings, Recorder(settings, open_folder(tmp_path), data), torch.device("cpu"), data)
+        recorder = Recorder(settings, open_folder(tmp_path), data)
+        run = trainer._Run(settings, recorder, EpochWriter(), torch.device("cpu"), data)
         losses.append(run._step(images, age, gender).item())
         weights.append(run.model.head_age[3].weight.detach().clone())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
