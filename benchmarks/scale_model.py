@@ -2,11 +2,12 @@
 
     python -m benchmarks.scale_model --images_per_s resnet50=2800 vit_b_16=1400 --gather_per_s 50000
     python -m benchmarks.scale_model --measured gpu.json --storage_gb_per_s 0.5
+    python -m benchmarks.scale_model --run-dir runs/<name> --start_s 9        # checked against a run
 
 Pure arithmetic on measured figures: rates of one GPU, of one host core, of the disk, seconds of driver work per report.
 A backbone without a measured rate is named `assumed`. The figure of a row is need over supply of its most loaded part:
-above 1 that part holds the GPUs up. `--wall_s` checks the model against a run: given its wall time, the row
-`prediction` is the model's time over it.
+above 1 that part holds the GPUs up. `--run-dir` checks the model against a run that was made in one go: with the rates
+of its trials, which already hold what the machine did to them, the row `prediction` is the model's time over the clock's.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.inputs import FULL_TRAIN, FULL_VAL
 from benchmarks.measure import Row, parser, show
 from fairface_core.backbones import BACKBONES
+from fairface_core.storage import open_folder
+from sweep.records import RunRecord, TrialRecord, read_run
 
 # float32: weights and two moments of AdamW in a state, weights in best.pt; a folder keeps two states.
 _STATE_BYTES_PER_PARAM = 12
@@ -88,10 +92,13 @@ class Sweep:
 
 
 def epoch_s(sweep: Sweep, machine: Machine) -> float:
-    """Return the seconds of one epoch on one GPU that has the storage to itself, a new best each epoch (the worst)."""
+    """Return the seconds of one epoch on one GPU that has the storage to itself, a new best each epoch (the worst).
+
+    An epoch is written while the next one trains, so the longer of the two counts.
+    """
     scoring = sweep.num_val / (sweep.eval_images_per_s or 3 * sweep.images_per_s)
     writing = bytes_per_epoch(sweep) / (machine.storage_gb_per_s * 1e9)
-    return sweep.num_train / sweep.images_per_s + scoring + writing
+    return max(sweep.num_train / sweep.images_per_s + scoring, writing)
 
 
 def bytes_per_epoch(sweep: Sweep) -> float:
@@ -105,9 +112,11 @@ def needs(sweep: Sweep, machine: Machine, gpus: int) -> dict[str, float]:
     cached_gib = (sweep.num_train + sweep.num_val) * 3 * sweep.image_px**2 / 2**30
     feeding = sweep.images_per_s / machine.gather_per_s
     one_epoch_s = epoch_s(sweep, machine)
+    # The copy of the state that is being written.
+    trial_gib = machine.process_gib + sweep.num_params * _STATE_BYTES_PER_PARAM / 2**30
     return {
         "host_cores": per_node * (machine.step_cores + feeding) / machine.cores_per_node,
-        "host_memory": (cached_gib + per_node * machine.process_gib) / machine.memory_gib,
+        "host_memory": (cached_gib + per_node * trial_gib) / machine.memory_gib,
         "storage": gpus * bytes_per_epoch(sweep) / one_epoch_s / (machine.storage_gb_per_s * 1e9),
         "driver": gpus * machine.report_s / one_epoch_s,
     }
@@ -160,6 +169,43 @@ def model_rows(sweep: Sweep, machine: Machine, gpu_counts: Sequence[int], label:
     return rows
 
 
+def check_row(run: RunRecord, machine: Machine) -> Row:
+    """Return the model's time of a run over the wall time that the run took.
+
+    Raises:
+        ValueError: If it was not made in one go.
+    """
+    sessions = run.sweep.get("sessions", [])
+    if len(sessions) != 1 or not sessions[0].get("ended"):
+        raise ValueError(f"{run.location}: {len(sessions)} sessions; the check needs a run that was made in one go")
+    began, ended = (datetime.fromisoformat(sessions[0][name]) for name in ("started", "ended"))
+    wall_s = (ended - began).total_seconds()
+    first = run.plan.trials[0]
+    room = [sessions[0]["cpus"] // first.cpu] if first.cpu else []
+    slots = int(min([*room, sessions[0]["gpus"] // first.gpu] if first.gpu else room))
+    seconds = [_trial_s(record) for record in run.records if record.history]
+    # As in `sweep_s`: half a trial on average until the last one ends.
+    parts = {"start": machine.start_s, "training": sum(seconds) / slots, "tail": 0.5 * sum(seconds) / len(seconds)}
+    if slots == 1:
+        parts["tail"] = 0.0
+    return Row(
+        f"scale_model.{run.name}.prediction",
+        sum(parts.values()) / wall_s,
+        None,
+        1,
+        facts={"wall_s": wall_s, "slots": slots, "trials": len(seconds), **{f"{k}_s": v for k, v in parts.items()}},
+    )
+
+
+def _trial_s(record: TrialRecord) -> float:
+    """Return the seconds that a trial's epochs need at its own rates, the test split scored at each new best."""
+    assert record.report is not None
+    rows = record.report["data"]["rows"]
+    test_s = rows["test"] / record.report["timing"]["eval_images_per_s"]
+    bests = sum(epoch["best_epoch"] == epoch["epoch"] for epoch in record.history)
+    return sum(float(epoch["train_s"]) + float(epoch["eval_s"]) for epoch in record.history) + bests * test_s
+
+
 def measured_rates(files: Sequence[Path]) -> dict[str, float]:
     """Return images/s by backbone from the rows that `gpu` or `step` wrote; figures of a GPU go first."""
     found: dict[str, float] = {}
@@ -185,10 +231,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if field.name not in ("images_per_s", "num_params"):
                 kind = int if isinstance(field.default, int) else float
                 made.add_argument(f"--{field.name}", type=kind, default=field.default)
-    made.add_argument("--wall_s", type=float, default=None, help="wall seconds of a run, to check the model with")
+    made.add_argument("--run-dir", type=Path, default=None, help="check the model against this run, and no more")
     flags = made.parse_args(argv)
     rates = measured_rates(flags.measured) | dict(_pair(text) for text in flags.images_per_s)
     machine = Machine(**_chosen(Machine, vars(flags)))
+    if flags.run_dir:
+        show([check_row(read_run(open_folder(flags.run_dir)), machine)], as_json=flags.json)
+        return 0
     rows = []
     for backbone in flags.backbones:
         spec = BACKBONES[backbone]
@@ -196,9 +245,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep = Sweep(**_chosen(Sweep, vars(flags)), images_per_s=rate, num_params=spec.num_params)
         label = backbone if backbone in rates else f"{backbone}.assumed"
         rows += model_rows(sweep, machine, flags.gpus, label)
-        if flags.wall_s:
-            predicted_s = sweep_s(sweep, machine, flags.gpus[0])["total"]
-            rows.append(Row(f"scale_model.{label}.prediction", predicted_s / flags.wall_s, None, 1))
     show(rows, as_json=flags.json)
     return 0
 

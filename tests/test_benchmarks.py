@@ -185,6 +185,26 @@ def test_the_scale_model_is_linear_in_trials_and_shares_nothing_it_does_not_have
     assert at_128 == pytest.approx(at_64)
 
 
+def test_the_scale_model_is_checked_against_a_run() -> None:
+    """Four trials, two at a time: two epochs of 10 + 1 s each, the test split of 2 s scored once."""
+    history = [{"train_s": 10.0, "eval_s": 1.0, "epoch": epoch, "best_epoch": 1} for epoch in (1, 2)]
+    report = {"data": {"rows": {"test": 20}}, "timing": {"eval_images_per_s": 10.0}}
+    session = {"started": "2026-11-24T08:00:00+00:00", "ended": "2026-11-24T08:01:05+00:00", "cpus": 2.0, "gpus": 0.0}
+    run = SimpleNamespace(
+        name="x",
+        location="x",
+        sweep={"sessions": [session]},
+        plan=SimpleNamespace(trials=[SimpleNamespace(cpu=1, gpu=0)]),
+        records=[SimpleNamespace(history=history, report=report)] * 4 + [SimpleNamespace(history=[], report=None)],
+    )
+    row = scale_model.check_row(run, scale_model.Machine(start_s=5.0))
+    # 5 s to start, 4 x 24 s in two slots, half a trial's 24 s at the end: all of the clock's 65 s.
+    assert row.ratio == pytest.approx(1.0)
+    run.sweep["sessions"].append(session)
+    with pytest.raises(ValueError, match="2 sessions"):
+        scale_model.check_row(run, scale_model.Machine())
+
+
 def test_a_process_that_maps_nothing_of_the_cache_has_no_image_memory(tmp_path: Path) -> None:
     if not Path("/proc/self/smaps").exists():
         pytest.skip("needs Linux's /proc/PID/smaps")

@@ -153,7 +153,7 @@ def test_an_original_checkpoint_scores_the_same_at_224(
 def test_real_images_score_the_same_at_224(real_data: Path, tmp_path: Path) -> None:
     root = real_data / "fairface_sample"
     path = tmp_path / "best.pt"
-    write_original_checkpoint(path, "resnet18", 42, root)
+    write_original_checkpoint(path, "mobilenet_v3_small", 42, root)
     expected = original_scores(root, path, 224, seed=42, batch_size=32)
     files, predictions = our_predictions(root, path)
     assert files == expected["files"]
