@@ -29,6 +29,7 @@ from PIL import Image, ImageFile
 
 from fairface_core.errors import CacheError
 from fairface_core.images import ImageError, LargeImage, decode_image
+from fairface_core.processors import local_cpus
 from fairface_core.pulse import beat
 
 SCHEMA_VERSION = 1
@@ -172,7 +173,7 @@ def _decode_all(
     decoded = _Decoded(array("I", bytes(4 * len(paths))))
     assert decoded.checksums.itemsize == 4
     spans = [range(start, min(start + _SPAN, len(paths))) for start in range(0, len(paths), _SPAN)]
-    num_processes = min(num_workers, _available_cores(), len(paths) // _IMAGES_PER_PROCESS)
+    num_processes = min(num_workers, local_cpus(), len(paths) // _IMAGES_PER_PROCESS)
     # Written, not mapped: a full disk is then an error with a name and not a SIGBUS.
     with target.open("wb") as file, ExitStack() as stack:
         file.truncate(bytes_per_image(size_px) * len(paths))
@@ -298,10 +299,6 @@ def _write_before(handle: int, row: int, waiting: list[bytes]) -> None:
             written -= len(parts.pop(0))
         if written:
             parts[0] = parts[0][written:]
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_space(folder: Path, needed: int) -> None:

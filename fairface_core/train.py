@@ -46,7 +46,7 @@ def _train(config: TrainConfig) -> int:
             flush=True,
         )
 
-    report = fit(config, on_epoch=show)
+    report = fit(config, on_epoch=show, data=data)
     test = report.test_metrics
     print(f"best epoch {report.best_epoch}: validation mean_f1 {report.mean_f1:.4f} ({scored_by})")
     print(

@@ -46,7 +46,9 @@ _STEPS_BETWEEN_CHECKS = 100
 LOCK_TIMEOUT_S = 60.0
 
 
-def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None = None) -> TrialReport:
+def fit(
+    config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None = None, data: Data | None = None
+) -> TrialReport:
     """Train one configuration and leave its complete folder in `config.out_dir`.
 
     Args:
@@ -54,6 +56,7 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
             the CPU, that of a run which was never interrupted.
         on_epoch: Called for each epoch in order, by the calling thread, when all files of the epoch are on disk and none
             of a later one is; the next epoch may have begun to train. It may raise to end the run there.
+        data: What `prepare_data(config)` returned, from whoever has called it already.
 
     Returns:
         The report of the best epoch, chosen on validation alone.
@@ -68,7 +71,8 @@ def fit(config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None =
     with _exclusive(folder):
         set_determinism(config.determinism)
         device = choose_device(config.device)
-        data = prepare_data(config)
+        if data is None:
+            data = prepare_data(config)
         recorder = Recorder(config, folder, data)
         state = recorder.start()
         with EpochWriter(on_epoch) as writer:

@@ -36,8 +36,9 @@ from typing import Any
 import psutil
 
 from fairface_core.errors import ConfigError
+from fairface_core.processors import local_cpus
 from sweep.head_watch import knock
-from sweep.machine import local_cpus, local_gpus
+from sweep.machine import local_gpus
 from sweep.private import ensure_private_token, private_folder, token_hint
 
 # Set for the life of this process. What a joined cluster's workers need of it is in WORKER_ENVIRONMENT.

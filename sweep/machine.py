@@ -1,22 +1,11 @@
-"""What this machine can give to trials: processors, GPUs, memory. Affinity and container limits count."""
+"""What this machine can give to trials beside processors: GPUs, and memory within a container's limit."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 from pathlib import Path
 
 import psutil
-
-
-def local_cpus() -> int:
-    """CPUs that this process may use: affinity and container limits count."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        usable = min(usable, max(1, math.floor(int(quota) / int(period))))
-    return usable
 
 
 def local_gpus() -> int:

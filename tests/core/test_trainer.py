@@ -136,6 +136,15 @@ def test_a_second_run_in_one_process_equals_a_first_one(undisturbed: Path, demo_
     assert results(tmp_path / "run") == results(undisturbed)
 
 
+def test_data_that_is_there_is_not_prepared_again(
+    undisturbed: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepare_data(config(demo_root, tmp_path))
+    monkeypatch.setattr(trainer, "prepare_data", lambda _: pytest.fail("prepared again"))
+    fit(config(demo_root, tmp_path), data=data)
+    assert results(tmp_path) == results(undisturbed)
+
+
 @pytest.mark.parametrize("level", ["strict", "off"])
 def test_on_the_cpu_every_determinism_level_gives_the_same_bits(
     undisturbed: Path, demo_root: Path, tmp_path: Path, level: str

@@ -11,9 +11,10 @@ import driving
 import pytest
 
 from fairface_core.errors import ConfigError
+from fairface_core.processors import local_cpus
 from fairface_core.storage import open_folder
 from sweep.cluster import Node
-from sweep.machine import free_memory_bytes, local_cpus, local_gpus
+from sweep.machine import free_memory_bytes, local_gpus
 from sweep.plan import make_plan
 from sweep.preflight import Launch, check, check_name, look_at_node, name_problems
 from sweep.spec import load_space
