@@ -158,7 +158,14 @@ def test_plain_tune(capsys: pytest.CaptureFixture[str]) -> None:
                  "--root", "demo"]  # fmt: skip
     rows = rows_of(plain_tune, arguments, capsys)
     assert rows["plain_tune.plain/ours"]["images"] == {"train": 24, "val": 48, "test": 12}
-    assert 0 < rows["plain_tune.allowed/ours"]["ratio"] < 1
+    assert 0 < rows["plain_tune.allowed/ours"]["ratio"] <= rows["plain_tune.schedule/ours"]["ratio"] < 1
+
+
+def test_whole_trials_in_the_shortest_time() -> None:
+    assert plain_tune.shortest_schedule([36, 36, 36, 6, 6, 6], 2) == 72
+    # Longest first into whichever slot is free would take 7.
+    assert plain_tune.shortest_schedule([3, 3, 2, 2, 2], 2) == 6
+    assert plain_tune.shortest_schedule([5], 3) == 5
 
 
 def test_the_scale_model_names_what_breaks_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
