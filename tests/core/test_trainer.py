@@ -174,9 +174,11 @@ POINTS += [
 ]  # fmt: skip
 
 
-# Reads a config and a fail point, trains in a child and tells how the child ended; torch is imported once.
+# Reads a config and a fail point, trains in a child and tells how the child ended. What training imports on its way is
+# imported once, here.
 NURSERY = """
 import json, os, sys
+import filelock, pandas, pyarrow.parquet, torch._dynamo, torchvision
 from fairface_core import fit, make_config
 import fairface_core.trainer
 for line in sys.stdin:

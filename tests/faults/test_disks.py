@@ -129,7 +129,10 @@ def test_sigterm_mid_epoch_then_damaged_states_and_no_state_of_rays(
     """
     damages = DAMAGES if runs and runs > 1 else DAMAGES[:2]
     named = 0
-    for number in range(0, len(damages), 2):
+    # On a busy machine the first trial may be over, and its states removed, before the other one has two: once more then.
+    for number in range(0, max(len(damages), 6), 2):
+        if number >= len(damages) and named:
+            break
         sweep = Sweep(tmp_path / str(number))
         process = sweep.start()
         with ended(sweep):
@@ -144,7 +147,7 @@ def test_sigterm_mid_epoch_then_damaged_states_and_no_state_of_rays(
         assert "go on with --resume" in text
         assert len(sweep.rows()) == 2
         damaged = []
-        for name, damage in zip(sorted(sweep.epochs()), damages[number : number + 2], strict=False):
+        for name, damage in zip(sorted(sweep.epochs()), damages[number % len(damages) :][:2], strict=False):
             state = sweep.trial(name) / "state.pt"
             if (sweep.trial(name) / "state.prev.pt").exists():
                 # A new file: the signal may have come while both names were those of one.
