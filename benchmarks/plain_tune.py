@@ -6,7 +6,8 @@ Same images, same backbones, same learning rates, same epochs, no early stopping
 them, Ray included, with no cache there. Ours also writes a resumable state, predictions, reports and a leaderboard.
 
 The other rows ask what share of our wall time the work itself takes: all epochs and evaluations at the rates that the
-same loops reach on constant batches, measured in the same rounds by as many processes as trials run at once. `allowed`
+same loops reach on one constant uint8 batch (as in `step`), measured in the same rounds by as many processes as trials run at
+once; `--arms ours allowed` measures these alone. `allowed`
 divides that work by the slots, as if a trial could be cut; `schedule` is the shortest time in which whole trials, each on
 its own CPU, can be done.
 """
@@ -171,7 +172,7 @@ def constant_rates(flags: argparse.Namespace, root: Path, work: Path) -> dict[st
     for backbone in flags.backbones:
         job = Job(root, work / f"slot-{flags.slot}", backbone, 3, flags.batch_size, flags.image_size, "cpu")
         loops = Loops(job)
-        taken = interleave({"train": loops.model_only, "evaluation": loops.constant_evaluation}, rounds=3)
+        taken = interleave({"train": loops.constant, "evaluation": loops.constant_evaluation}, rounds=3)
         rates[backbone] = {name: summary([sample.rate for sample in samples])[0] for name, samples in taken.items()}
     return rates
 
@@ -189,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--epochs", type=int, default=6, help="those of search_spaces/sample_cpu.yaml")
     made.add_argument("--slots", type=int, default=os.cpu_count(), help="trials that run at once")
     made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--arms", nargs="+", choices=("ours", "plain", "allowed"), default=["ours", "plain", "allowed"])
     for name in ("rates", "work", "slot"):
         made.add_argument(f"--{name}", default=None, nargs="?", const=True, help=argparse.SUPPRESS)
     flags = made.parse_args(argv)
@@ -205,35 +207,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(contest: Contest, rounds: int) -> list[Row]:
     """Run both sweeps and the rates in turn."""
-    arms = {"ours": contest.ours, "plain": contest.plain, "allowed": contest.allowed}
+    arms = {name: getattr(contest, name) for name in contest.flags.arms}
     taken = interleave(arms, rounds=rounds, warm_up=0)
-    ours, plain, allowed = taken["ours"], taken["plain"], taken["allowed"]
-    facts = {
-        "ours_s": summary([sample.wall_s for sample in ours])[0],
-        "plain_s": summary([sample.wall_s for sample in plain])[0],
-        "allowed_s": summary([sample.wall_s for sample in allowed])[0],
-        "images": contest.num,
-        "epochs": contest.flags.epochs,
-    }
-    return [
-        ratio_row(
-            "plain_tune.plain/ours",
-            [b.wall_s / a.wall_s for a, b in zip(ours, plain, strict=True)],
-            goal=SPEED_GOAL,
-            **facts,
-        ),
-        ratio_row(
-            "plain_tune.allowed/ours",
-            [b.wall_s / a.wall_s for a, b in zip(ours, allowed, strict=True)],
-            goal=SHARE_GOAL,
-        ),
-        ratio_row(
-            "plain_tune.schedule/ours",
-            [schedule_s / a.wall_s for a, schedule_s in zip(ours, contest.schedules, strict=True)],
-            goal=SHARE_GOAL,
-            schedule_s=summary(contest.schedules)[0],
-        ),
-    ]
+    wall = {name: [sample.wall_s for sample in samples] for name, samples in taken.items()}
+    facts = {f"{name}_s": summary(seconds)[0] for name, seconds in wall.items()}
+    facts |= {"images": contest.num, "epochs": contest.flags.epochs}
+    wall["schedule"] = contest.schedules
+    rows = []
+    for name, goal in (("plain", SPEED_GOAL), ("allowed", SHARE_GOAL), ("schedule", SHARE_GOAL)):
+        if "ours" in wall and wall.get(name):
+            ratios = [other / own for own, other in zip(wall["ours"], wall[name], strict=True)]
+            rows.append(ratio_row(f"plain_tune.{name}/ours", ratios, goal=goal, **facts))
+    return rows
 
 
 if __name__ == "__main__":

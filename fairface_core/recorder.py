@@ -1,8 +1,8 @@
-"""One run's folder: what is written when, so that a kill at any instant loses at most the epoch it fell into.
+"""One run's folder: what is written when, so that a kill at any instant loses no epoch that anyone has heard of.
 
 After a new best: weights, matrices, predictions. Then report, history and status. Last the training state, which
 commits the epoch. A run that is killed in between repeats that epoch from the state before it and writes the same
-bytes again.
+bytes again; what the next epoch had trained meanwhile (epoch_writer.py) is lost with it.
 """
 
 from __future__ import annotations

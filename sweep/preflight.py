@@ -30,7 +30,7 @@ from sweep.worker import FIT, Task, checks
 
 # A worker that has imported torch and holds nothing: 0.45 GiB resident; a CUDA context adds about as much.
 _WORKER_BYTES = 0.5 * 2**30
-# In units of one state (weights and two moments): weights, gradients, moments, and the state as it is written.
+# In units of one state (weights and two moments): weights, gradients, moments, and the copy that is being written.
 _STATES_IN_MEMORY = 7 / 3
 _NODE_TIMEOUT_S = 120.0
 # Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px (DESIGN 6).
