@@ -91,7 +91,9 @@ class TrainConfig(BaseModel):
     no_amp: bool = _field(False, "train in float32 on CUDA too", tunable=True)
     amp_dtype: Literal["auto", "bf16", "fp16"] = _field("auto", "bf16 where the GPU has it, else fp16")
     channels_last: Literal["auto", "on", "off"] = _field("auto", "memory format; auto asks the backbone")
-    compile: bool = _field(False, "torch.compile the model; what it gains on CUDA is not measured yet")
+    compile: bool = _field(
+        False, "torch.compile the model: 0.98 to 1.07x on a CPU after a minute of compiling; not measured on CUDA"
+    )
     determinism: Literal["seeded", "strict", "off"] = _field(
         "seeded", "seeded: fixed seeds; strict: deterministic kernels too; off: fastest kernels"
     )
