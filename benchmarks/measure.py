@@ -174,11 +174,12 @@ def ratio_row(
 
 def machine() -> dict[str, Any]:
     """Return what a result depends on: no host name, no user, no path."""
+    from fairface_core.processors import local_cpus
     from fairface_core.provenance import cpu_name, git_commit, versions
 
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": local_cpus(),
         "python": platform.python_version(),
         **versions(),
         "commit": git_commit(),

@@ -6,10 +6,9 @@ Same images, same backbones, same learning rates, same epochs, no early stopping
 them, Ray included, with no cache there. Ours also writes a resumable state, predictions, reports and a leaderboard.
 
 The other rows ask what share of our wall time the work itself takes: all epochs and evaluations at the rates that the
-same loops reach on one constant uint8 batch (as in `step`), measured in the same rounds by as many processes as trials run at
-once; `--arms ours allowed` measures these alone. `allowed`
-divides that work by the slots, as if a trial could be cut; `schedule` is the shortest time in which whole trials, each on
-its own CPU, can be done.
+same loops reach on one constant uint8 batch (as in `step`), measured in the same rounds by as many processes as trials
+run at once. `allowed` divides that work by the slots, as if a trial could be cut; `schedule` is the shortest time in which
+whole trials, each on its own CPU, can be done. `--arms ours allowed` measures these rows alone.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from benchmarks.inputs import FULL_TRAIN, FULL_VAL
 from benchmarks.measure import Row, parser, show
 from fairface_core.backbones import BACKBONES
 from fairface_core.storage import open_folder
+from sweep.placement import Needs, Placement
 from sweep.records import RunRecord, TrialRecord, read_run
 
 # float32: weights and two moments of AdamW in a state, weights in best.pt; a folder keeps two states.
@@ -181,8 +182,7 @@ def check_row(run: RunRecord, machine: Machine) -> Row:
     began, ended = (datetime.fromisoformat(sessions[0][name]) for name in ("started", "ended"))
     wall_s = (ended - began).total_seconds()
     first = run.plan.trials[0]
-    room = [sessions[0]["cpus"] // first.cpu] if first.cpu else []
-    slots = int(min([*room, sessions[0]["gpus"] // first.gpu] if first.gpu else room))
+    slots = Placement(sessions[0]["cpus"], sessions[0]["gpus"]).fitting(Needs(first.cpu, first.gpu))
     seconds = [_trial_s(record) for record in run.records if record.history]
     # As in `sweep_s`: half a trial on average until the last one ends.
     parts = {"start": machine.start_s, "training": sum(seconds) / slots, "tail": 0.5 * sum(seconds) / len(seconds)}

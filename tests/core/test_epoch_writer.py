@@ -11,21 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from small_data import training_config as config
 
-from fairface_core import EpochReport, TrainConfig, fit, make_config, recorder, trainer
+from fairface_core import EpochReport, fit, recorder, trainer
 from fairface_core.checkpoint import load_state
 from fairface_core.epoch_writer import EpochWriter
 from fairface_core.errors import StorageError, TrainingDiverged
 from fairface_core.storage import open_folder, read_json
-
-
-def config(root: Path, out: Path, **changes: Any) -> TrainConfig:
-    values = {
-        "root": str(root), "out_dir": str(out), "backbone": "mobilenet_v3_small", "weights": "none", "image_size": 32,
-        "epochs": 3, "batch_size": 16, "lr": 2e-3, "seed": 1, "limit_train": 96, "limit_val": 120, "device": "cpu",
-        "results_csv": None, "num_workers": 2,
-    }  # fmt: skip
-    return make_config({**values, **changes})
 
 
 def slow_states(patch: pytest.MonkeyPatch, before: Callable[[], object]) -> None:
@@ -62,14 +54,14 @@ def test_the_next_epoch_trains_while_one_is_written(
 ) -> None:
     """A state that is not finished until the next epoch has begun would otherwise never be."""
     seen: list[tuple[str, int]] = []
-    next_began = {epoch: threading.Event() for epoch in (2, 3, 4)}
+    next_began = {epoch: threading.Event() for epoch in (1, 2, 3, 4)}
     next_began[4].set()
     states = iter((2, 3, 4))
     slow_states(monkeypatch, lambda: next_began[next(states)].wait(60) or pytest.fail("nothing trained meanwhile"))
 
     def began(epoch: int) -> None:
         seen.append(("began", epoch))
-        next_began[epoch].set() if epoch > 1 else None
+        next_began[epoch].set()
 
     def on_epoch(report: EpochReport) -> None:
         seen.append(("told", report.epoch))

@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from small_data import training_config as config
 
-from fairface_core import EpochReport, FairfaceError, TrainConfig, fit, make_config, prepare_data, trainer
+from fairface_core import EpochReport, FairfaceError, fit, prepare_data, trainer
 from fairface_core.epoch_writer import EpochWriter
 from fairface_core.errors import CheckpointError, TrainingDiverged
 from fairface_core.recorder import Recorder
@@ -30,15 +31,6 @@ FILES = {
     "history.csv", "predictions.parquet", "report.json", "state.pt", "status.json",
 }  # fmt: skip
 TIMES = {"train_s", "eval_s", "images_per_s", "peak_memory_gib"}
-
-
-def config(root: Path, out: Path, **changes: Any) -> TrainConfig:
-    values = {
-        "root": str(root), "out_dir": str(out), "backbone": BACKBONE, "weights": "none", "image_size": 32,
-        "epochs": 3, "batch_size": 16, "lr": 2e-3, "seed": 1, "limit_train": 96, "limit_val": 120, "device": "cpu",
-        "results_csv": None, "num_workers": 2,
-    }  # fmt: skip
-    return make_config({**values, **changes})
 
 
 def results(out: Path) -> dict[str, Any]:
