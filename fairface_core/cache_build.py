@@ -1,8 +1,8 @@
 """Builds one image cache: decodes every file once, in several processes, straight into one file.
 
 Processes and not threads: Pillow holds Python's lock for about a third of the time that a 224 px JPEG takes. They are
-started as `python -m fairface_core.cache_build`, because multiprocessing would run the user's own script again, and
-they import neither numpy nor torch (0.1 s to start).
+started as `python -m fairface_core.cache_worker`, because multiprocessing would run the user's own script again, and
+they import no torch (0.2 s to start).
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import json
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
-import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-from PIL import Image, ImageFile
 
+from fairface_core.cache_worker import bytes_per_image, decode_rows, place
 from fairface_core.errors import CacheError
-from fairface_core.images import ImageError, LargeImage, decode_image
 from fairface_core.processors import local_cpus
 from fairface_core.pulse import beat
 
@@ -41,8 +38,6 @@ BUILDING = "building-"
 _IMAGES_PER_PROCESS = 512
 # Images that a process is asked for at a time: 20 ms of work, so all end together.
 _SPAN = 64
-# One write for so many images takes two thirds of the time of one write each (ext4, 224 px).
-_IMAGES_PER_WRITE = 16
 # glibc maps and unmaps each block of 128 KiB and more, and the kernel clears its pages anew: packing an image of 224 px
 # takes 90 us that way and 30 us in memory that is kept, decoding it 10 us less.
 _KEEP_MEMORY = {
@@ -50,11 +45,6 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**26),
     "MALLOC_TOP_PAD_": str(2**22),
 }
-
-
-def bytes_per_image(size_px: int) -> int:
-    """Return the bytes of one uint8 [size_px, size_px, 3] image."""
-    return size_px * size_px * 3
 
 
 def build_cache(
@@ -109,45 +99,6 @@ def build_cache(
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def decode_rows(
-    paths: Sequence[str], first_row: int, size_px: int, handle: int, *, allow_large: bool = False
-) -> dict[str, Any]:
-    """Decode files and write them into their places.
-
-    Args:
-        paths: Files of consecutive rows.
-        first_row: Row of the first one.
-        size_px: Square size, pixels.
-        handle: Open file of the images.
-        allow_large: Decode large images too; without it they are left out and named.
-
-    Returns:
-        `crc`: [row, crc32] of each image written; `bad`: [row, reason] of each one refused; `large`: rows left out.
-    """
-    reply: dict[str, Any] = {"crc": [], "bad": [], "large": []}
-    waiting: list[bytes] = []
-    for row, path in enumerate(paths, first_row):
-        try:
-            image = decode_image(path, allow_large=allow_large)
-        except ImageError as error:
-            _write_before(handle, row, waiting)
-            if isinstance(error, LargeImage):
-                reply["large"].append(row)
-            else:
-                reply["bad"].append([row, error.reason])
-            continue
-        if image.size != (size_px, size_px):
-            # What torchvision's Resize((S, S)) does to a PIL image.
-            image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
-        pixels = image.tobytes()
-        reply["crc"].append([row, zlib.crc32(pixels)])
-        waiting.append(pixels)
-        if len(waiting) == _IMAGES_PER_WRITE:
-            _write_before(handle, row + 1, waiting)
-    _write_before(handle, first_row + len(paths), waiting)
-    return reply
-
-
 @dataclass
 class _Decoded:
     checksums: array[int]
@@ -179,8 +130,10 @@ def _decode_all(
         file.truncate(bytes_per_image(size_px) * len(paths))
         handle = file.fileno()
 
+        pixels = place(size_px)
+
         def here(rows: Sequence[int], *, allow_large: bool = False) -> dict[str, Any]:
-            return decode_rows([paths[row] for row in rows], rows[0], size_px, handle, allow_large=allow_large)
+            return decode_rows([paths[row] for row in rows], rows[0], pixels, handle, allow_large=allow_large)
 
         def count(reply: dict[str, Any]) -> None:
             decoded.add(reply)
@@ -207,8 +160,9 @@ class _Crew:
     def __init__(self, num_processes: int, size_px: int, target: Path) -> None:
         package_root = str(Path(__file__).resolve().parents[1])
         python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        environment = _KEEP_MEMORY | os.environ | {"PYTHONPATH": python_path}
-        command = [sys.executable, "-m", "fairface_core.cache_build", str(target), str(size_px)]
+        # numpy's OpenBLAS would start a thread for each core in every process; none of them multiplies matrices.
+        environment = _KEEP_MEMORY | {"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": python_path}
+        command = [sys.executable, "-m", "fairface_core.cache_worker", str(target), str(size_px)]
         self._stack = ExitStack()
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
         with ExitStack() as stack:
@@ -267,40 +221,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _serve(target: str, size_px: int) -> None:
-    """Answer the requests on stdin until it closes, as it does when the parent is killed."""
-    # Ctrl-C reaches the whole group; the parent ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # `tobytes` packs so many bytes at a time and joins them.
-    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, bytes_per_image(size_px))
-    with Path(target).open("r+b", buffering=0) as file, contextlib.suppress(BrokenPipeError):
-        for line in sys.stdin:
-            first_row, paths = json.loads(line)
-            try:
-                reply = decode_rows(paths, first_row, size_px, file.fileno())
-            except OSError as error:
-                reply = {"errno": error.errno, "error": error.strerror or str(error)}
-            # Not through sys.stdout, which would try again at exit.
-            os.write(1, (json.dumps(reply) + "\n").encode())
-
-
-def _write_before(handle: int, row: int, waiting: list[bytes]) -> None:
-    """Write consecutive images that end before a row, and forget them."""
-    if not waiting:
-        return
-    offset = (row - len(waiting)) * len(waiting[0])
-    parts = [memoryview(pixels) for pixels in waiting]
-    waiting.clear()
-    while parts:
-        written = os.pwritev(handle, parts, offset)
-        offset += written
-        # A disk that runs full takes a part; the next call then says so.
-        while parts and written >= len(parts[0]):
-            written -= len(parts.pop(0))
-        if written:
-            parts[0] = parts[0][written:]
-
-
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -316,7 +236,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
