@@ -23,7 +23,7 @@ from fairface_core.storage import open_folder
 from sweep.records import read_run
 from sweep.simulate import Curve
 
-COLUMNS = ("group", "config_id", "seed", "epoch", "mean_f1")
+COLUMNS = ("group", "config_id", "seed", "epoch", "mean_f1", "constant_mean_f1")
 
 
 def draw_curves(
@@ -79,13 +79,15 @@ def read_curves(path: Path) -> list[Curve]:
 
 def _from_csv(path: Path) -> list[Curve]:
     scores: dict[tuple[str, str, int], list[float]] = {}
+    constant = 0.0
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             trial = scores.setdefault((row["group"], row["config_id"], int(row["seed"])), [])
             if int(row["epoch"]) != len(trial) + 1:
                 raise ValueError(f"{path}: {row['config_id']} seed {row['seed']}: epoch {row['epoch']} out of order")
             trial.append(float(row["mean_f1"]))
-    curves = [Curve(f"{c}-s{seed}", g, c, seed, tuple(s)) for (g, c, seed), s in scores.items()]
+            constant = float(row.get("constant_mean_f1") or 0.0)
+    curves = [Curve(f"{c}-s{seed}", g, c, seed, tuple(s), constant=constant) for (g, c, seed), s in scores.items()]
     return _whole(curves, max((len(curve.scores) for curve in curves), default=0), str(path))
 
 
@@ -96,7 +98,9 @@ def _from_run(path: Path) -> list[Curve]:
         scores = [float(epoch["mean_f1"]) for epoch in record.history]
         if record.status == "diverged":
             scores += [math.nan] * (run.epochs - len(scores))
-        curves.append(Curve(record.trial_id, record.group, record.config_id, record.seed, tuple(scores)))
+        constant = float(record.history[-1].get("constant_mean_f1") or 0.0) if record.history else 0.0
+        identity = (record.trial_id, record.group, record.config_id, record.seed)
+        curves.append(Curve(*identity, tuple(scores), constant=constant))
     return _whole(curves, run.epochs, str(path))
 
 
@@ -114,7 +118,8 @@ def write_csv(curves: Sequence[Curve], path: Path) -> None:
         writer.writerow(COLUMNS)
         for curve in curves:
             for epoch, score in enumerate(curve.scores, start=1):
-                writer.writerow([curve.group, curve.config_id, curve.seed, epoch, f"{score:.6f}"])
+                identity = [curve.group, curve.config_id, curve.seed, epoch]
+                writer.writerow([*identity, f"{score:.6f}", f"{curve.constant:.6f}"])
 
 
 def parts_of(

@@ -55,6 +55,7 @@ class EpochReport:
         eval_s: Seconds of validation.
         images_per_s: Training images per second.
         peak_memory_gib: Peak device memory on CUDA, else peak resident memory of the process, GiB.
+        constant_mean_f1: mean_f1 on validation of the best answer that is the same for every image; 0 if not known.
     """
 
     epoch: int
@@ -72,6 +73,7 @@ class EpochReport:
     eval_s: float
     images_per_s: float
     peak_memory_gib: float
+    constant_mean_f1: float = 0.0
 
 
 # The columns of history.csv.
@@ -218,7 +220,7 @@ def write_history(folder: Folder, history: Sequence[EpochReport]) -> None:
 
 
 def read_history(folder: Folder) -> list[EpochReport]:
-    """Read `history.csv`; a row that is not whole ends it.
+    """Read `history.csv`; a row that is not whole ends it. Older ones lack `constant_mean_f1`.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -226,7 +228,7 @@ def read_history(folder: Folder) -> list[EpochReport]:
     history: list[EpochReport] = []
     for row in csv.DictReader(io.StringIO(folder.read("history.csv").decode("utf-8", "replace"), newline="")):
         try:
-            values: dict[str, Any] = {name: float(row[name]) for name in EPOCH_FIGURES}
+            values: dict[str, Any] = {name: float(row[name]) for name in EPOCH_FIGURES if name in row}
             values |= {name: int(row[name]) for name in ("epoch", "best_epoch")}
             history.append(EpochReport(**values))
         except (KeyError, TypeError, ValueError):

@@ -27,7 +27,7 @@ from fairface_core.device import (
 from fairface_core.epoch_writer import EpochWriter
 from fairface_core.errors import CheckpointError, StorageError
 from fairface_core.inference import Logits, predict
-from fairface_core.metrics import split_metrics
+from fairface_core.metrics import constant_mean_f1, split_metrics
 from fairface_core.model import build_model, num_params
 from fairface_core.objective import Objective
 from fairface_core.preparation import check_config, prepare_data
@@ -132,6 +132,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
         train = data.train.rows
         self.objective = Objective.from_labels(train.age, train.gender, config.age_loss_weight, device)
+        self.constant_mean_f1 = constant_mean_f1(data.val.rows.age, data.val.rows.gender)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the tensors of a saved state.
@@ -190,6 +191,7 @@ class _Run:
             eval_s=eval_s,
             images_per_s=len(self.data.train) / train_s,
             peak_memory_gib=peak_memory_gib(self.device),
+            constant_mean_f1=self.constant_mean_f1,
         )
         state = self.state()
         write_best = self._best_writer(epoch, logits, val, state["model"]) if is_best else None

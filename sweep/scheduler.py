@@ -41,6 +41,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 
 from sweep.trial_state import (
     CONFIRM,
+    CONSTANT_KEY,
     EPOCH_KEY,
     GROUP_KEY,
     PHASE_KEY,
@@ -146,6 +147,9 @@ class GroupedASHA(FIFOScheduler):
 
     The rules are those of Li et al. 2020 in Ray's stop form: at epochs `grace_epochs * reduction_factor ** k` a trial
     is stopped if its score lies below the top `1 / reduction_factor` quantile of the scores that came before it.
+    One rule is ours: a quantile that is not above what a constant answer scores stops nothing. Whoever set it has
+    learned nothing yet. On recorded curves of a network that starts late this took the mean loss in score from 0.011
+    to 0.002, for an eighth more epochs (`benchmarks.asha_saving`, 3 learning rates).
 
     Args:
         epochs: Full budget of a trial.
@@ -182,7 +186,9 @@ class GroupedASHA(FIFOScheduler):
         self._decisions: dict[str, list[RungDecision]] = {}
         self._next_order = 0
 
-    def on_epoch(self, trial_id: str, group: str, epoch: int, score: float) -> Literal["continue", "stop"]:
+    def on_epoch(
+        self, trial_id: str, group: str, epoch: int, score: float, constant: float = 0.0
+    ) -> Literal["continue", "stop"]:
         """Say whether an exploring trial goes on.
 
         Args:
@@ -190,6 +196,7 @@ class GroupedASHA(FIFOScheduler):
             group: Its group.
             epoch: Epochs it has trained so far, from 1. Each epoch is reported; a repeated one gets the same answer.
             score: Validation mean_f1 after that epoch, in [0, 1]. Not finite: "stop", and no rung takes notice.
+            constant: What the best constant answer scores there; a cutoff that is not above it stops nothing.
 
         Returns:
             "stop" if the trial is to end here; always "continue" at the last epoch, where it ends by itself.
@@ -204,11 +211,14 @@ class GroupedASHA(FIFOScheduler):
             return "continue"
         if trial_id in bracket.bracket.scores(rung):
             return "continue"
-        return "stop" if self._judge(bracket, trial_id, group, rung, epoch, score).stop else "continue"
+        return "stop" if self._judge(trial_id, group, rung, epoch, score, constant).stop else "continue"
 
-    def _judge(self, group: _Group, trial_id: str, name: str, rung: float, epoch: int, score: float) -> RungDecision:
-        stop = group.judge(trial_id, epoch, score)
-        decision = RungDecision(trial_id, name, rung, epoch, score, group.bracket.last_cutoff, stop, self._next_order)
+    def _judge(self, trial_id: str, name: str, rung: float, epoch: int, score: float, constant: float) -> RungDecision:
+        group = self._group(name)
+        behind = group.judge(trial_id, epoch, score)
+        cutoff = group.bracket.last_cutoff
+        stop = behind and cutoff is not None and cutoff > constant
+        decision = RungDecision(trial_id, name, rung, epoch, score, cutoff, stop, self._next_order, constant)
         try:
             if self._on_decision is not None:
                 self._on_decision(decision)
@@ -255,14 +265,7 @@ class GroupedASHA(FIFOScheduler):
                 else:
                     group.bracket.scores(rung)[state.trial_id] = state.explored[epoch - 1]
         return [
-            self._judge(
-                self._group(state.group),
-                state.trial_id,
-                state.group,
-                rung,
-                len(state.explored),
-                state.explored[-1],
-            )
+            self._judge(state.trial_id, state.group, rung, len(state.explored), state.explored[-1], state.constant)
             for state, rung in unjudged
         ]
 
@@ -299,7 +302,13 @@ class GroupedASHA(FIFOScheduler):
         score = float(result[SCORE_KEY])
         if trial.config[PHASE_KEY] == CONFIRM:
             return TrialScheduler.CONTINUE if math.isfinite(score) else TrialScheduler.STOP
-        answer = self.on_epoch(trial.config[TRIAL_ID_KEY], trial.config[GROUP_KEY], int(result[EPOCH_KEY]), score)
+        answer = self.on_epoch(
+            trial.config[TRIAL_ID_KEY],
+            trial.config[GROUP_KEY],
+            int(result[EPOCH_KEY]),
+            score,
+            float(result.get(CONSTANT_KEY, 0.0)),
+        )
         return TrialScheduler.STOP if answer == "stop" else TrialScheduler.CONTINUE
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:

@@ -28,6 +28,7 @@ class Curve:
         seed: Its seed.
         scores: Score after each epoch, at full budget; a score that is not finite ends the trial as diverged.
         epoch_s: Duration of an epoch, in any unit; decides the order in which trials reach a rung.
+        constant: What the best constant answer scores.
     """
 
     trial_id: str
@@ -36,6 +37,7 @@ class Curve:
     seed: int
     scores: tuple[float, ...]
     epoch_s: float = 1.0
+    constant: float = 0.0
 
     @property
     def best(self) -> float:
@@ -69,7 +71,10 @@ def plan_states(curves: Sequence[Curve], *, explore_seeds: int | None = None) ->
     """
     seeds = list(dict.fromkeys(curve.seed for curve in curves))[:explore_seeds]
     return tuple(
-        TrialState(curve.trial_id, curve.group, curve.config_id, curve.seed, curve.seed in seeds) for curve in curves
+        TrialState(
+            curve.trial_id, curve.group, curve.config_id, curve.seed, curve.seed in seeds, constant=curve.constant
+        )
+        for curve in curves
     )
 
 
@@ -159,7 +164,7 @@ def simulate(
         else:
             go_on = True
             if trial_id not in confirming:
-                go_on = scheduler.on_epoch(trial_id, curve.group, epoch, score) == "continue"
+                go_on = scheduler.on_epoch(trial_id, curve.group, epoch, score, curve.constant) == "continue"
             now[trial_id] = state = replace(
                 state, scores=(*state.scores, score), decisions=scheduler.decisions_of(trial_id)
             )

@@ -23,6 +23,8 @@ CONFIRM: Phase = "confirm"
 # Keys of what a trial reports to Ray: epochs trained so far, counted from 1 also after a resume, and the score.
 EPOCH_KEY = "epoch"
 SCORE_KEY = "mean_f1"
+# And what the best answer that is the same for every image would score.
+CONSTANT_KEY = "constant_mean_f1"
 
 # Statuses that end exploration; `stopped` without a decision is one whose decisions.json was lost.
 ENDED = frozenset({"completed", "stopped", "diverged", "failed"})
@@ -45,6 +47,8 @@ class RungDecision:
         stop: Whether the trial was stopped.
         order: Position among all decisions of the sweep, from 0: the order in which trials arrived, by which
             every cutoff can be worked out again.
+        constant: What the best answer that is the same for every image scores. A cutoff that is not above it stops
+            nothing: those who set it have learned nothing yet, and their order is noise.
     """
 
     trial_id: str
@@ -55,6 +59,12 @@ class RungDecision:
     cutoff: float | None
     stop: bool
     order: int
+    constant: float = 0.0
+
+    @property
+    def spared(self) -> bool:
+        """Whether it lies below a cutoff that stops nothing."""
+        return not self.stop and self.cutoff is not None and self.score < self.cutoff
 
     def detail(self) -> dict[str, Any]:
         """Return what `status.json` holds under `detail` for a trial that this decision stopped."""
@@ -71,6 +81,8 @@ class RungDecision:
         """Return the decision in one sentence."""
         verdict = "stopped" if self.stop else "goes on"
         bound = "first in its rung" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
+        if self.spared:
+            bound += f", not above a constant answer's {self.constant:.4f}"
         return f"{verdict} by ASHA at epoch {self.epoch} (rung {self.rung:g}): {SCORE_KEY} {self.score:.4f}, {bound}"
 
 
@@ -102,8 +114,12 @@ def _decision(item: object, position: int) -> RungDecision:
         "cutoff": (int, float, type(None)),
         "stop": (bool,),
         "order": (int,),
+        "constant": (int, float),
     }
     assert wanted.keys() == {field.name for field in fields(RungDecision)}
+    if isinstance(item, Mapping):
+        # Decisions of earlier versions.
+        item = {"constant": 0.0, **item}
     if not isinstance(item, Mapping) or item.keys() != wanted.keys():
         raise ValueError(f"decision {position}: expected exactly the keys {', '.join(wanted)}")
     for name, types in wanted.items():
@@ -127,6 +143,7 @@ class TrialState:
             driver that retries failed trials on resume hands them in as planned.
         scores: Validation mean_f1 of epochs 1..n, exploration and confirm together.
         decisions: What its rungs said.
+        constant: What the best constant answer scores; 0 while no epoch has said so.
     """
 
     trial_id: str
@@ -137,6 +154,7 @@ class TrialState:
     status: str = "planned"
     scores: tuple[float, ...] = ()
     decisions: tuple[RungDecision, ...] = ()
+    constant: float = 0.0
 
     @cached_property
     def stop(self) -> RungDecision | None:

@@ -15,6 +15,7 @@ from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.metrics import (
     CALIBRATION_BINS,
     confusion,
+    constant_mean_f1,
     detail_metrics,
     f1_per_class,
     macro_f1,
@@ -187,3 +188,16 @@ def test_calibration_of_a_known_model() -> None:
 def test_details_are_json_without_nan(split: Arrays) -> None:
     details = detail_metrics(*split)
     assert json.loads(json.dumps(details, allow_nan=False)) == details
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), min_size=1, max_size=60))
+def test_the_best_constant_answer_scores_as_scikit_learn_says(pairs: list[tuple[int, int]]) -> None:
+    age, gender = np.array(pairs).T
+    best = [
+        max(
+            sk.f1_score(truth, np.full_like(truth, answer), labels=range(k), average="macro", zero_division=0)
+            for answer in range(k)
+        )
+        for truth, k in ((age, 9), (gender, 2))
+    ]
+    assert constant_mean_f1(age, gender) == pytest.approx(sum(best) / 2, abs=1e-12)

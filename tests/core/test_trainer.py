@@ -21,6 +21,7 @@ from small_data import training_config as config
 from fairface_core import EpochReport, FairfaceError, fit, prepare_data, trainer
 from fairface_core.epoch_writer import EpochWriter
 from fairface_core.errors import CheckpointError, TrainingDiverged
+from fairface_core.metrics import constant_mean_f1
 from fairface_core.recorder import Recorder
 from fairface_core.storage import open_folder
 from fairface_core.trainer import cosine_lr
@@ -93,6 +94,8 @@ def test_the_folder_is_complete_and_consistent(undisturbed: Path) -> None:
     assert history.epoch[history.mean_f1.idxmax()] == report["best_epoch"]
     np.testing.assert_allclose(history.mean_f1, (history.val_age_f1m + history.val_gen_f1m) / 2)
     np.testing.assert_allclose(history.lr, [cosine_lr(2e-3, e, 3) for e in (1, 2, 3)])
+    truth = pd.read_parquet(undisturbed / "predictions.parquet").query("split == 'val'")
+    assert set(history.constant_mean_f1) == {constant_mean_f1(truth.age_true.to_numpy(), truth.gender_true.to_numpy())}
 
 
 def test_the_cosine_is_torchs() -> None:

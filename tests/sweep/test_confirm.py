@@ -175,6 +175,7 @@ def test_decisions_survive_their_file() -> None:
     decisions = (
         RungDecision("t", "g", 2.5, 3, 0.123456789012345, None, False, 7),
         RungDecision("t", "g", 6.25, 7, 0.1, 0.2, True, 9),
+        RungDecision("t", "g", 15.625, 16, 0.15, 0.18, False, 11, constant=0.2),
     )
     assert decisions_from_json(decisions_to_json(decisions)) == decisions
     assert decisions[1].detail() == {
@@ -182,6 +183,11 @@ def test_decisions_survive_their_file() -> None:
     }  # fmt: skip
     assert decisions[0].reason() == "goes on by ASHA at epoch 3 (rung 2.5): mean_f1 0.1235, first in its rung"
     assert decisions[1].reason() == "stopped by ASHA at epoch 7 (rung 6.25): mean_f1 0.1000, cutoff 0.2000"
+
+
+def test_decisions_of_earlier_versions_are_read() -> None:
+    (decision,) = decisions_from_json({"schema_version": 1, "decisions": [GOOD]})
+    assert decision == RungDecision("t", "g", 3, 3, 0.1, None, False, 0, constant=0.0)
 
 
 GOOD = {"trial_id": "t", "group": "g", "rung": 3, "epoch": 3, "score": 0.1, "cutoff": None, "stop": False, "order": 0}
@@ -197,6 +203,7 @@ GOOD = {"trial_id": "t", "group": "g", "rung": 3, "epoch": 3, "score": 0.1, "cut
         ({"schema_version": 1, "decisions": [GOOD, {**GOOD, "stop": 1}]}, "decision 1: stop = 1"),
         ({"schema_version": 1, "decisions": [{**GOOD, "epoch": True}]}, "decision 0: epoch = True"),
         ({"schema_version": 1, "decisions": [{**GOOD, "score": "0.1"}]}, "decision 0: score = '0.1'"),
+        ({"schema_version": 1, "decisions": [{**GOOD, "constant": None}]}, "decision 0: constant = None"),
     ],
 )
 def test_a_damaged_decisions_file_says_what_is_wrong(value: object, complaint: str) -> None:

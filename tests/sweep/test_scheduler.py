@@ -52,6 +52,40 @@ def test_cutoffs_are_those_of_ray_to_the_bit(values: list[float], factor: float)
     assert own.scores(rung) is recorded
 
 
+@given(st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=20), st.floats(0, 1))
+def test_a_cutoff_that_a_constant_answer_reaches_stops_nothing(values: list[float], constant: float) -> None:
+    """Every decision is Ray's, but for those whose cutoff is not above the constant answer; the rungs are always Ray's."""
+    told, plain = asha(), asha()
+    for number, value in enumerate(values):
+        told.on_epoch(f"t{number}", "g", 3, value, constant)
+        plain.on_epoch(f"t{number}", "g", 3, value)
+        (mine,), (rays,) = told.decisions_of(f"t{number}"), plain.decisions_of(f"t{number}")
+        assert (mine.score, mine.cutoff, mine.constant) == (rays.score, rays.cutoff, constant)
+        learned = mine.cutoff is not None and mine.cutoff > constant
+        assert mine.stop == (rays.stop and learned)
+        assert mine.spared == (rays.stop and not learned)
+    assert told.rungs() == plain.rungs()
+
+
+def test_ray_is_told_by_the_epochs_own_figure() -> None:
+    scheduler = asha()
+    trials = [ray_trial(f"t{number}") for number in range(3)]
+    report = {"epoch": 3, "constant_mean_f1": 0.2}
+    answers = [
+        scheduler.on_trial_result(None, trial, {**report, "mean_f1": score})
+        for trial, score in zip(trials, (0.19, 0.18, 0.17), strict=True)
+    ]
+    assert answers == [TrialScheduler.CONTINUE] * 3
+    told = scheduler.decisions_of("t2")[0].reason()
+    assert told == (
+        "goes on by ASHA at epoch 3 (rung 3): mean_f1 0.1700, cutoff 0.1867, not above a constant answer's 0.2000"
+    )
+    assert scheduler.on_trial_result(None, ray_trial("t3"), {**report, "mean_f1": 0.4}) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, ray_trial("t4"), {**report, "mean_f1": 0.41}) == TrialScheduler.CONTINUE
+    # Two have learned something: now the cutoff means something.
+    assert scheduler.on_trial_result(None, ray_trial("t5"), {**report, "mean_f1": 0.19}) == TrialScheduler.STOP
+
+
 # A sweep's reports, in the order in which they reach the driver: which trial reports its next epoch, and its score.
 Arrivals = list[tuple[int, float]]
 scores = st.floats(0, 1, allow_nan=False).map(lambda x: round(x, 2))  # Two decimals: ties happen.
@@ -62,7 +96,8 @@ rules = st.tuples(st.integers(4, 30), st.integers(1, 4), st.sampled_from([2, 2.5
 class Recorded:
     """A sweep of one trial per number, whose trial folders are plain lists."""
 
-    def __init__(self, rule: tuple[int, int, float]) -> None:
+    def __init__(self, rule: tuple[int, int, float], constant: float = 0.0) -> None:
+        self.constant = constant
         self.epochs, grace, factor = rule
         self.rule = {"epochs": self.epochs, "grace_epochs": grace, "reduction_factor": factor}
         self.scheduler = GroupedASHA(**self.rule, on_decision=self.store)
@@ -77,7 +112,7 @@ class Recorded:
         return [
             TrialState(
                 trial_id, f"g{i % 2}", trial_id, 0, True, self.status(trial_id), tuple(self.history[trial_id]),
-                tuple(self.stored[trial_id]),
+                tuple(self.stored[trial_id]), self.constant,
             )
             for i, trial_id in enumerate(self.history)
         ]  # fmt: skip
@@ -94,7 +129,8 @@ class Recorded:
         self.history[trial_id].append(score)
         if not killed_before_the_scheduler:
             epoch = len(self.history[trial_id])
-            self.answers.append((trial_id, epoch, self.scheduler.on_epoch(trial_id, f"g{number % 2}", epoch, score)))
+            answer = self.scheduler.on_epoch(trial_id, f"g{number % 2}", epoch, score, self.constant)
+            self.answers.append((trial_id, epoch, answer))
 
     def kill_and_resume(self) -> None:
         self.scheduler = GroupedASHA(**self.rule, on_decision=self.store)
@@ -128,12 +164,12 @@ def test_one_group_decides_as_rays_own_asha(events: Arrivals, rule: tuple[int, i
             epoch[number] = epochs
 
 
-@given(arrivals, rules, st.sets(st.integers(0, 89)), st.sets(st.integers(0, 89)))
-@settings(max_examples=200, deadline=None)
+@given(arrivals, rules, st.sets(st.integers(0, 89)), st.sets(st.integers(0, 89)), st.sampled_from([0.0, 0.4, 0.7]))
+@settings(max_examples=300, deadline=None)
 def test_decisions_after_any_interruptions_equal_undisturbed_ones(
-    events: Arrivals, rule: tuple[int, int, float], after: set[int], before_decided: set[int]
+    events: Arrivals, rule: tuple[int, int, float], after: set[int], before_decided: set[int], constant: float
 ) -> None:
-    undisturbed, killed = Recorded(rule), Recorded(rule)
+    undisturbed, killed = Recorded(rule, constant), Recorded(rule, constant)
     for position, (number, score) in enumerate(events):
         undisturbed.report(number, score)
         killed.report(number, score, killed_before_the_scheduler=position in before_decided)

@@ -167,6 +167,26 @@ def test_a_model_that_answers_alike_everywhere_is_named(tmp_path: Path, heads: t
     assert ("and gender" in caveat) == ("has learned nothing" in caveat) == (len(heads) == 2)
 
 
+@pytest.mark.parametrize(("factor", "said"), [(0.9, True), (1.0, True), (1.1, False), (None, False)])
+def test_a_first_rung_that_saw_nothing_learned_is_named(tmp_path: Path, factor: float | None, said: bool) -> None:
+    """The scores at epoch 3 are those of a constant answer times a factor; older histories do not know that score."""
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2), epochs=8, asha=True)
+    for trial in trials_of(run, "resnet50"):
+        table = pd.read_csv(trial / "history.csv")
+        assert set(table.constant_mean_f1) == {0.0}
+        if factor is None:
+            table = table.drop(columns="constant_mean_f1")
+        else:
+            table["constant_mean_f1"] = 0.2
+            table.loc[table.epoch == 3, "mean_f1"] = 0.2 * factor
+        table.to_csv(trial / "history.csv", index=False)
+    _, verdict = judged(run)
+    found = [caveat for caveat in verdict.caveats if "constant answer" in caveat]
+    assert [caveat.startswith("At epoch 3, where trials of resnet50 are first compared") for caveat in found] == (
+        [True] if said else []
+    )
+
+
 @pytest.mark.parametrize("end", ["planned", "failed", "diverged"])
 def test_nothing_ranked_is_no_answer(tmp_path: Path, end: str) -> None:
     _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends=dict.fromkeys(range(4), end)))
