@@ -71,3 +71,7 @@ class EpochWriter:
     ) -> None:
         # An error of the next epoch loses nothing of this one; the next attempt finds it on disk.
         self._pool.shutdown(wait=True)
+        lost = self._pending[1].exception() if self._pending else None
+        if error is not None and error.__context__ is None:
+            # Both failed: the traceback shows the writing too.
+            error.__context__ = lost

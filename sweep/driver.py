@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from fairface_core.errors import ConfigError, FairfaceError
 from sweep import cluster
 from sweep.flight import Flight, death
 from sweep.ledger import Ledger
-from sweep.placement import Placement
+from sweep.placement import Needs, Placement
 from sweep.scheduler import GroupedASHA
 from sweep.signals import StopSignals
 from sweep.trial_actor import BEAT_S_KEY, LEG_KEY, NEEDS_KEY, PULSE_KEY, PULSE_NAMESPACE, TASK_KEY, TrialActor
@@ -56,12 +56,14 @@ class Watcher:
         began: A worker has a leg.
         epoch: An epoch of a leg is complete; its figures.
         ended: A leg ended, and how (None: the scheduler stopped it); whether the trial will be tried again.
+        note: Something that a person should know.
         tick: Called about ten times a second.
     """
 
     began: Callable[[Leg], None]
     epoch: Callable[[Leg, Mapping[str, Any]], None]
     ended: Callable[[Leg, Ending | None, bool], None]
+    note: Callable[[str], None]
     tick: Callable[[], None]
 
 
@@ -207,6 +209,7 @@ class _Events(tune.Callback):
         nodes = cluster.live_nodes()
         self._placement = Placement(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), max_legs)
         self._flights: dict[str, Flight] = {}
+        self._stranded: set[Needs] = set()
         self._looked_at_cluster = self._looked_at_pulses = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -288,12 +291,24 @@ class _Events(tune.Callback):
                 sum(n.cpus for n in nodes),
                 sum(n.gpus for n in nodes),
             )
+            self._tell_stranded(nodes)
         if self._stall_timeout_s and now - self._looked_at_pulses > min(5.0, self._stall_timeout_s / 4):
             self._looked_at_pulses = now
             self._end_stalled(now, self._stall_timeout_s)
         self._land_forgotten(trials)
         with _breaking():
             self._watcher.tick()
+
+    def _tell_stranded(self, nodes: Sequence[cluster.Node]) -> None:
+        """Say once of legs that wait for a machine such as there is none left: Ray waits for one without a word."""
+        waiting = {flight.leg.trial.needs for flight in self._flights.values() if not flight.leg.started}
+        stranded = {needs for needs in waiting if not any(needs.fit_on(node.cpus, node.gpus) for node in nodes)}
+        for needs in stranded - self._stranded:
+            self._watcher.note(
+                f"no machine of the cluster has {needs.cpu:g} CPU and {needs.gpu:g} GPU for a trial any more; those that "
+                "need as much wait until one joins, or end this (Ctrl-C) and go on elsewhere with --resume"
+            )
+        self._stranded = stranded
 
     def _land_forgotten(self, trials: list[Any]) -> None:
         """Land legs that Ray has ended without a word: those whose reused actor refused them."""

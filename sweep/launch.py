@@ -168,7 +168,7 @@ class _Session:
         print_notes(self._console, [*notes, *self._ledger.notes])
         self._ledger.open_for_resume()
         self._log.start(cluster)
-        watcher = driver.Watcher(self._began, self._epoch, self._ended, lambda: self._tick(lock))
+        watcher = driver.Watcher(self._began, self._epoch, self._ended, self._progress.note, lambda: self._tick(lock))
         try:
             with (
                 self._watched(cluster),

@@ -227,7 +227,7 @@ def board_frame(board: Board) -> pd.DataFrame:
     names = ["rank", "config_id", "group", *board.run.swept_keys, "full_budget", "num_seeds", "seeds"]
     names += [f"{split}_mean_f1{part}" for split in ("val", "test") for part in ("", "_sd", "_low", "_high")]
     names += [f"test_{metric}{part}" for metric in TEST_METRICS for part in ("", "_sd")]
-    names += ["epochs_trained", *COSTS, "num_params", "note"]
+    names += ["epochs_trained", *COSTS, "num_params", "protocol", "note"]
     return typed_frame([_row(one) for one in (*board.ranked, *board.partial)], names)
 
 
@@ -252,7 +252,7 @@ def _row(one: Configuration) -> dict[str, Any]:
         row |= _mean_and_sd(f"test_{metric}", one.test_scores(metric))
     row |= {name: one.cost(name) for name in COSTS}
     if one.best is not None and one.best.report is not None:
-        row["num_params"] = one.best.report["model"]["num_params"]
+        row |= {"num_params": one.best.report["model"]["num_params"], "protocol": one.best.report["protocol"]}
     return row
 
 

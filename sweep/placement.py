@@ -22,6 +22,10 @@ class Needs:
     cpu: float
     gpu: float
 
+    def fit_on(self, cpus: float, gpus: float) -> bool:
+        """Whether one machine of this size can ever run the leg."""
+        return self.cpu <= cpus and self.gpu <= gpus
+
 
 @dataclass
 class Placement:

@@ -198,7 +198,7 @@ def _check_needs(launch: Launch) -> list[str]:
         have += f", {_amount(largest.cpus, 'CPU')} and {_amount(largest.gpus, 'GPU')} on its largest machine"
     problems = []
     for needs, names in groups.items():
-        if any(needs.cpu <= node.cpus and needs.gpu <= node.gpus for node in nodes):
+        if any(needs.fit_on(node.cpus, node.gpus) for node in nodes):
             continue
         wanted = (
             f"resources: a trial of {listing(list(names))} asks for {needs.cpu:g} CPU and {needs.gpu:g} GPU; {have}"

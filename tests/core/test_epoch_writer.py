@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ def test_an_error_of_the_next_epoch_leaves_the_one_before_it_whole(
     told: list[int] = []
     fit(config(demo_root, tmp_path, resume=True), on_epoch=lambda report: told.append(report.epoch))
     assert told == [2, 3]
+
+
+def test_an_error_of_training_does_not_hide_one_of_writing() -> None:
+    report = EpochReport(**dict.fromkeys(EpochReport.__dataclass_fields__, 1))
+
+    def refuse() -> None:
+        raise StorageError("cannot write state.pt: ENOSPC")
+
+    with pytest.raises(MemoryError) as caught, EpochWriter() as writer:
+        writer.submit(report, refuse)
+        raise MemoryError("CUDA out of memory")
+    assert "ENOSPC" in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_time_of_a_scheduler_is_not_that_of_training() -> None:

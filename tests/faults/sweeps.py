@@ -88,6 +88,10 @@ class Sweep:
             )  # fmt: skip
         return psutil.Process(self.process.pid)
 
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text()
+
     def finish(self, timeout_s: float = 240) -> tuple[int, str]:
         """Wait for the end, reading the benchmark CSV all the while; return exit code and output."""
         assert self.process is not None

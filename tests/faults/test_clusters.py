@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -27,25 +27,28 @@ from ray.cluster_utils import Cluster
 quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 1, "include_dashboard": False, "_system_config": quick})
+cpus = int(sys.argv[1])
 for _ in range(2):
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=cpus)
 cluster.wait_for_nodes()
 head, *workers = cluster.list_all_nodes()
 def pids(node):
     return [one.process.pid for kind in ("raylet", "gcs_server") for one in node.all_processes.get(kind, [])]
 print(json.dumps({"address": cluster.address, "head": pids(head), "workers": [pids(one)[0] for one in workers]}), flush=True)
-sys.stdin.read()
+for _ in sys.stdin:
+    cluster.add_node(num_cpus=cpus)
 cluster.shutdown()
 """
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """A cluster: its address, and the raylets that make it."""
+    """A cluster: its address, the raylets that make it, and where a line makes it grow by a worker node."""
 
     address: str
     head: list[int]
     workers: list[int]
+    wishes: IO[str]
 
     def kill_worker_node_with_a_trial(self, sweep: Sweep) -> str:
         """Kill the raylet of a worker node that trains; return the trial that it had."""
@@ -56,9 +59,13 @@ class Nodes:
                     for trial in sweep.trial_ids():
                         if trial in words(child) and sweep.epochs().get(trial):
                             os.kill(pid, signal.SIGKILL)
+                            self.workers.remove(pid)
                             return trial
             time.sleep(0.02)
         raise AssertionError("no worker node trained anything")
+
+    def add_worker_node(self) -> None:
+        print("one more", file=self.wishes, flush=True)
 
     def kill_head(self) -> None:
         for pid in self.head:
@@ -66,18 +73,18 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def three_nodes() -> Iterator[Nodes]:
-    """Start three raylets with one CPU each."""
+def three_nodes(*, worker_cpus: int = 1) -> Iterator[Nodes]:
+    """Start three raylets, the head with one CPU."""
     process = subprocess.Popen(
-        [sys.executable, "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", NODES, str(worker_cpus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, env={**clean(), "PYTHONPATH": PATH}, start_new_session=True,
     )  # fmt: skip
     family = []
     try:
-        assert process.stdout is not None
+        assert process.stdout is not None and process.stdin is not None
         for line in process.stdout:
             if line.startswith("{"):
-                yield Nodes(**json.loads(line))
+                yield Nodes(**json.loads(line), wishes=process.stdin)
                 break
         else:
             raise AssertionError("the cluster does not start")
@@ -114,17 +121,21 @@ def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 def test_a_lost_worker_node_costs_no_trial(undisturbed_fake: Sweep, tmp_path: Path) -> None:
-    """Fault 3."""
-    sweep = Sweep(tmp_path / "s", fake=FAKE, **SPACE)
-    with three_nodes() as nodes, ended(sweep):
+    """Fault 3. When the last machine that is large enough is lost too, the sweep says so and waits for another."""
+    sweep = Sweep(tmp_path / "s", fake=FAKE, resources={"cpu": 2}, **SPACE)
+    with three_nodes(worker_cpus=2) as nodes, ended(sweep):
         sweep.start("--address", nodes.address, **clean())
         assert sweep.until(sweep.started)
         victim = nodes.kill_worker_node_with_a_trial(sweep)
         before = sweep.epochs()[victim]
+        nodes.kill_worker_node_with_a_trial(sweep)
+        assert sweep.until(lambda: "no machine of the cluster has 2 CPU and 0 GPU" in sweep.output())
         sweep.orders(**{**FAKE, "epoch_s": 0.2})
+        nodes.add_worker_node()
         code, text = sweep.finish(timeout_s=120)
     assert code == 0, text
     assert "Traceback" not in text
+    assert text.count("no machine of the cluster") == 1
     assert sweep.statuses()[victim]["attempts"] >= 2, "its trial was moved"
     begun = [int(epoch) for name, epoch in sweep.journal("begins") if name == victim]
     assert len([epoch for epoch in begun if epoch <= before]) == before, "it went on from its own state"

@@ -138,7 +138,7 @@ def run_sweep(
     seen = Seen()
     with StopSignals() as signals:
         run_trials(
-            ledger, tasks, Watcher(seen.on_began, seen.on_epoch, seen.on_ended, tick), signals,
+            ledger, tasks, Watcher(seen.on_began, seen.on_epoch, seen.on_ended, seen.notes.append, tick), signals,
             ray_dir=storage, max_legs=max_legs, stall_timeout_s=stall_timeout_s,
         )  # fmt: skip
     return ledger, seen

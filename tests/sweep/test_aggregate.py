@@ -121,6 +121,7 @@ def test_leaderboard_numbers_agree_with_the_predictions(drawn_run: Path) -> None
 
 def test_intervals_are_those_of_the_statistics_on_the_stored_predictions(drawn_run: Path) -> None:
     table = leaderboard(read_run(open_folder(drawn_run)))
+    assert set(table["protocol"]) == {"seed"}
     best = table.iloc[0]
     found = []
     for trial in json.loads((drawn_run / "plan.json").read_text())["trials"]:
