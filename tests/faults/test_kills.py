@@ -41,7 +41,8 @@ def test_killed_workers_change_nothing(undisturbed: Sweep, tmp_path: Path, runs:
                 if not sweep.until_trained(moment):
                     break
                 time.sleep(chance.uniform(0.0, 0.4))
-                for worker in chance.sample(sweep.workers(), 1) if sweep.workers() else []:
+                training = sweep.workers()  # none between two trials
+                for worker in chance.sample(training, min(1, len(training))):
                     worker.send_signal(signal.SIGKILL)
                     psutil.wait_procs([worker], timeout=10)
                     killed += 1
