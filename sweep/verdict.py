@@ -130,20 +130,24 @@ def _constant(one: Configuration) -> str:
     return f"{says}: it has learned nothing." if len(one.constant_heads) == 2 else f"{says}."
 
 
-def _nothing_learned(run: RunRecord, group: str) -> str:
-    """Say so if ASHA's first comparison in a group was one of trials that had learned nothing."""
+def _nothing_learned(run: RunRecord) -> list[str]:
+    """Say in which groups ASHA's first comparison was one of trials that had learned nothing."""
     if not run.rungs:
-        return ""
+        return []
     epoch = math.ceil(run.rungs[0])
-    there = [r.history[epoch - 1] for r in run.records if r.group == group and len(r.history) >= epoch]
-    constant = max((row.get("constant_mean_f1") or 0.0 for row in there), default=0.0)
-    if not constant or any(row["mean_f1"] > constant for row in there):
-        return ""
-    return (
-        f"At epoch {epoch}, where trials of {group} are first compared, none was above a constant answer "
-        f"(mean_f1 {score(constant)}), so none was stopped there. A larger grace_epochs, pretrained weights or smaller "
-        "learning rates would make that comparison mean something."
-    )
+    found: dict[str, float] = {}
+    for group in run.groups:
+        there = [r.history[epoch - 1] for r in run.records if r.group == group and len(r.history) >= epoch]
+        constant = max((row.get("constant_mean_f1") or 0.0 for row in there), default=0.0)
+        if constant and all(row["mean_f1"] <= constant for row in there):
+            found[group] = constant
+    if not found:
+        return []
+    return [
+        f"At epoch {epoch}, where trials of {listing(list(found))} are first compared, none was above a constant answer "
+        f"(mean_f1 {score(max(found.values()))}), so none was stopped there. A larger grace_epochs, pretrained weights or "
+        "smaller learning rates would make that comparison mean something."
+    ]
 
 
 def _overlap(a: Configuration, b: Configuration) -> bool:
@@ -214,7 +218,7 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
             "as three seeds would make them."
         )
     caveats += [_constant(one) for one in best if one.constant_heads]
-    caveats += [_nothing_learned(run, group) for group in run.groups]
+    caveats += _nothing_learned(run)
     lost = [f"{one.group} ({one.note})" for one in best if one.note]
     if lost:
         caveats.append(f"Means over fewer seeds than planned: {listing(lost)}.")
@@ -224,4 +228,4 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
     codes = {(r.report or {}).get("provenance", {}).get("code_digest") for one in best for r in one.full}
     if len(codes) > 1:
         caveats.append("The trials were not all trained by the same code (their code digests differ).")
-    return tuple(filter(None, caveats))
+    return tuple(caveats)
