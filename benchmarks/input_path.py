@@ -189,17 +189,15 @@ def build_row(paths: Sequence[str], work: Path, size_px: int, *, num_processes: 
 
         return timed(run)
 
-    arms = {
-        "build": build,
-        "peer": lambda: pillow(paths, num_processes, None if size_px == _stored_px(paths) else size_px),
-        "decode": lambda: pillow(paths, num_processes),
-    }
+    arms = {"build": build, "decode": lambda: pillow(paths, num_processes)}
+    if size_px != _stored_px(paths):
+        arms["resize"] = lambda: pillow(paths, num_processes, size_px)
     taken = interleave(arms, rounds=rounds)
     to_decode = [own.rate / peer.rate for own, peer in zip(taken["build"], taken["decode"], strict=True)]
     return rate_row(
         f"input_path.build@{size_px}",
         taken["build"],
-        taken["peer"],
+        taken.get("resize", taken["decode"]),
         goal=BUILD_GOAL,
         ratio_to_decode=summary(to_decode)[0],
         images=len(paths),

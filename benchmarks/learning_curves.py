@@ -22,6 +22,7 @@ import numpy as np
 from fairface_core.storage import open_folder
 from sweep.records import read_run
 from sweep.simulate import Curve
+from sweep.trial_state import constant_of
 
 COLUMNS = ("group", "config_id", "seed", "epoch", "mean_f1", "constant_mean_f1")
 
@@ -98,9 +99,8 @@ def _from_run(path: Path) -> list[Curve]:
         scores = [float(epoch["mean_f1"]) for epoch in record.history]
         if record.status == "diverged":
             scores += [math.nan] * (run.epochs - len(scores))
-        constant = float(record.history[-1].get("constant_mean_f1") or 0.0) if record.history else 0.0
         identity = (record.trial_id, record.group, record.config_id, record.seed)
-        curves.append(Curve(*identity, tuple(scores), constant=constant))
+        curves.append(Curve(*identity, tuple(scores), constant=constant_of(record.history)))
     return _whole(curves, run.epochs, str(path))
 
 

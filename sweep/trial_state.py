@@ -33,6 +33,11 @@ DECISIONS_FILE = "decisions.json"
 _SCHEMA_VERSION = 1
 
 
+def constant_of(history: Sequence[Mapping[str, Any]]) -> float:
+    """Return what the best constant answer scores, as the last epoch of a history says; 0 where it does not."""
+    return float(history[-1].get(CONSTANT_KEY) or 0.0) if history else 0.0
+
+
 @dataclass(frozen=True)
 class RungDecision:
     """What a rung said to a trial, and why.

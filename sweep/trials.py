@@ -15,7 +15,7 @@ from fairface_core.storage import Folder, read_json
 from sweep.placement import Needs
 from sweep.plan_file import PlannedTrial
 from sweep.records import TrialRecord
-from sweep.trial_state import CONSTANT_KEY, DECISIONS_FILE, Phase, RungDecision, TrialState, decisions_from_json
+from sweep.trial_state import DECISIONS_FILE, Phase, RungDecision, TrialState, constant_of, decisions_from_json
 
 # Orders of decisions whose file was lost only have to differ, and to come after all that were kept.
 _LOST_ORDER = 1_000_000
@@ -103,7 +103,7 @@ class Trial:
             status=self.status,
             scores=tuple(self.scores),
             decisions=self.decisions,
-            constant=float(self.history[-1].get(CONSTANT_KEY) or 0.0) if self.history else 0.0,
+            constant=constant_of(self.history),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from sweep.leaderboard import Board, Configuration
 from sweep.records import RunRecord
 from sweep.stats import Comparison, compare_all
+from sweep.trial_state import constant_of
 from sweep.wording import counted, listing, p_words, score, settings, signed, signed_span, span
 
 Kind = Literal["ahead", "one seed", "tie", "disagree", "alone", "not compared", "none"]
@@ -137,9 +138,9 @@ def _nothing_learned(run: RunRecord) -> list[str]:
     epoch = math.ceil(run.rungs[0])
     found: dict[str, float] = {}
     for group in run.groups:
-        there = [r.history[epoch - 1] for r in run.records if r.group == group and len(r.history) >= epoch]
-        constant = max((row.get("constant_mean_f1") or 0.0 for row in there), default=0.0)
-        if constant and all(row["mean_f1"] <= constant for row in there):
+        there = [r.history[:epoch] for r in run.records if r.group == group and len(r.history) >= epoch]
+        constant = max(map(constant_of, there), default=0.0)
+        if constant and all(history[-1]["mean_f1"] <= constant for history in there):
             found[group] = constant
     if not found:
         return []
