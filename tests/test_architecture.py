@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,9 @@ import pytest
 from fairface_core.config import TrainConfig, tunable_fields
 
 PROJECT = Path(__file__).resolve().parents[1]
-CORE = sorted((PROJECT / "fairface_core").glob("*.py"))
-SWEEP = sorted((PROJECT / "sweep").glob("*.py"))
-MAY_IMPORT_RAY = {"cluster.py", "driver.py", "scheduler.py", "trial_actor.py"}
+CORE = sorted((PROJECT / "fairface_core").rglob("*.py"))
+SWEEP = sorted((PROJECT / "sweep").rglob("*.py"))
+MAY_IMPORT_RAY = {"sweep/cluster.py", "sweep/driver.py", "sweep/scheduler.py", "sweep/trial_actor.py"}
 # The sweep averages over one field, groups by one and reads the budget from one.
 KNOWN_TO_THE_SWEEP = {"seed", "backbone"}
 
@@ -29,27 +31,71 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-def loaded_modules(code: str) -> set[str]:
+def python(code: str, project: Path = PROJECT) -> str:
+    """What a fresh Python prints that imports the packages of `project`."""
     run = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"],
-        capture_output=True, text=True, check=True, cwd=PROJECT,
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=project, env={**os.environ, "PYTHONPATH": str(project)},
     )  # fmt: skip
-    return set(run.stdout.split())
+    return run.stdout
+
+
+def loaded_modules(code: str) -> set[str]:
+    return set(python(f"{code}\nimport sys\nprint('\\n'.join(sys.modules))").split())
+
+
+def importers_of_ray(project: Path) -> set[str]:
+    return {
+        path.relative_to(project).as_posix()
+        for package in ("fairface_core", "sweep")
+        for path in (project / package).rglob("*.py")
+        if "ray" in tops(imported_modules(path))
+    }
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Both packages, to be changed."""
+    for package in ("fairface_core", "sweep"):
+        shutil.copytree(PROJECT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
 
 
 def tops(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def name_of(path: Path) -> str:
+    return path.relative_to(PROJECT).as_posix()
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
 def test_the_core_imports_neither_ray_nor_the_sweep(path: Path) -> None:
     assert not tops(imported_modules(path)) & {"ray", "sweep"}
 
 
 def test_only_four_files_import_ray() -> None:
-    importers = {path.name for path in SWEEP if "ray" in tops(imported_modules(path))}
-    assert importers <= MAY_IMPORT_RAY
-    assert "driver.py" in importers
+    assert importers_of_ray(PROJECT) == MAY_IMPORT_RAY
+
+
+def test_an_import_of_ray_deep_in_a_wing_is_found(copy: Path) -> None:
+    deep = copy / "sweep/wing/room/table.py"
+    deep.parent.mkdir(parents=True)
+    deep.write_text("def late():\n    import ray.tune\n")
+    assert importers_of_ray(copy) == {*MAY_IMPORT_RAY, "sweep/wing/room/table.py"}
+
+
+@pytest.mark.parametrize("package", ["fairface_core", "sweep"])
+def test_another_program_has_another_digest_however_deep_it_differs(copy: Path, package: str) -> None:
+    code = "from fairface_core.provenance import code_digest; print(code_digest())"
+    deep = copy / package / "wing/room/table.py"
+    deep.parent.mkdir(parents=True)
+    digests = [python(code, copy)]
+    for text in ("a = 1\n", "a = 2\n"):
+        deep.write_text(text)
+        digests.append(python(code, copy))
+    assert len(set(digests)) == 3
+    assert python(code, copy) == digests[-1]
 
 
 def test_using_the_whole_core_loads_no_ray() -> None:
@@ -76,17 +122,17 @@ def test_a_driver_trains_nothing_and_loads_no_torch() -> None:
     assert not loaded & {"torch", "torchvision"}
 
 
-@pytest.mark.parametrize("path", CORE + SWEEP, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", CORE + SWEEP, ids=name_of)
 def test_no_file_is_two_files(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
-@pytest.mark.parametrize("path", CORE + SWEEP, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", CORE + SWEEP, ids=name_of)
 def test_no_file_is_a_drawer_of_odds_and_ends(path: Path) -> None:
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
-@pytest.mark.parametrize("path", SWEEP, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", SWEEP, ids=name_of)
 def test_the_sweep_knows_no_hyperparameter_by_name(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     named = set()
