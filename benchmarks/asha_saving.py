@@ -4,7 +4,7 @@
     python -m benchmarks.asha_saving --run-dir benchmarks/results/curves_standin_fairface_sample.csv
     python -m benchmarks.asha_saving --run-dir runs/<name>                 # a sweep made with --scheduler fifo
 
-Known curves go through the real scheduler and the real confirm policy (`sweep.simulate`), so an epoch that is not
+Known curves go through the real scheduler and the real confirm policy (`sweep.policy.simulate`), so an epoch that is not
 spent there is one that a sweep does not train. `ratio` is the epochs of all full grids over the epochs spent, confirm
 runs included; the spread is that of single sweeps. Regret is what the winner's mean best score over all seeds, at full
 budget, lacks against the best configuration's of the full grid; a row each. Sweeps of recorded curves are drawn from
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.learning_curves import draw_curves, parts_of, read_curves
 from benchmarks.measure import Row, not_measured, parser, say, show, summary
-from sweep.simulate import Curve, plan_states, simulate
+from sweep.policy.simulate import Curve, plan_states, simulate
 
 GOALS = {None: 1.7, 1: 2.2}
 REGRET_GOAL = 0.005

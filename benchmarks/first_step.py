@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 # Where the start spends its time: (module, attribute as that module calls it, name of the phase).
 _PARTS = (
-    ("fairface_core.trainer", "check_config", "check_config"),
-    ("fairface_core.dataset", "load_manifest", "load_manifest"),
-    ("fairface_core.dataset", "open_cache", "open_cache"),
-    ("fairface_core.trainer", "build_model", "build_model"),
+    ("fairface_core.training.fit", "check_config", "check_config"),
+    ("fairface_core.dataset.prepare", "load_manifest", "load_manifest"),
+    ("fairface_core.dataset.prepare", "open_cache", "open_cache"),
+    ("fairface_core.training.fit", "build_model", "build_model"),
 )
 
 
@@ -33,9 +33,10 @@ def main(flags: list[str]) -> None:
 
     phases["import torch"] = time.monotonic() - began
     began = time.monotonic()
-    from fairface_core import train, trainer
+    from fairface_core import train
+    from fairface_core.training import fit as trainer
 
-    phases["import fairface_core.trainer"] = time.monotonic() - began
+    phases["import fairface_core.training.fit"] = time.monotonic() - began
     for module, attribute, name in _PARTS:
         home = importlib.import_module(module)
         setattr(home, attribute, _counted(getattr(home, attribute), name, phases))

@@ -29,8 +29,8 @@ from benchmarks.inputs import data_root
 from benchmarks.loops import Job, Loops
 from benchmarks.measure import Row, interleave, machine, not_measured, parser, rate_row, ratio_row, say, show
 from benchmarks.peer import Peer
-from fairface_core.augment import STD, augment, draw_params
-from fairface_core.trainer import fit
+from fairface_core.training.augment import STD, augment, draw_params
+from fairface_core.training.fit import fit
 
 # Name -> fields of TrainConfig; `default` is what a user gets.
 VARIANTS: dict[str, dict[str, Any]] = {

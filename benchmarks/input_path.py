@@ -47,10 +47,10 @@ from benchmarks.measure import (
     timed,
 )
 from benchmarks.original import FaceDataset, train_transform
-from fairface_core.augment import augment, draw_params
-from fairface_core.batches import gather
-from fairface_core.cache import ImageCache, cache_size_px, open_cache
-from fairface_core.cache_worker import bytes_per_image
+from fairface_core.images.cache import ImageCache, cache_size_px, open_cache
+from fairface_core.images.worker import bytes_per_image
+from fairface_core.training.augment import augment, draw_params
+from fairface_core.training.batches import gather
 
 GATHER_GOAL, AUGMENT_GOAL, BUILD_GOAL, MEMORY_GOAL = 100.0, 1.5, 0.85, 1.1
 SIZES_PX = (64, 224, 384)

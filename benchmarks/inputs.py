@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fairface_core.demo import draw_faces
+from fairface_core.demo.folder import draw_faces
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "fairface_sample"
 # FairFace's own row counts.

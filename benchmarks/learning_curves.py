@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fairface_core.storage import open_folder
-from sweep.records import read_run
-from sweep.simulate import Curve
-from sweep.trial_state import constant_of
+from fairface_core.files.folder import open_folder
+from fairface_core.trial.reports import constant_of
+from sweep.policy.simulate import Curve
+from sweep.run_folder.records import read_run
 
 COLUMNS = ("group", "config_id", "seed", "epoch", "mean_f1", "constant_mean_f1")
 

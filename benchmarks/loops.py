@@ -1,6 +1,6 @@
 """The project's own training loop, and the same loop with its input taken away, ready to be timed in turn.
 
-`real` is the epoch of `fairface_core.trainer` itself: gather, copy, augmentation, step. `constant` is that very
+`real` is the epoch of `fairface_core.training.fit` itself: gather, copy, augmentation, step. `constant` is that very
 function fed with one batch that is already on the device: what the loop would reach with a perfect input path.
 `model_only` also takes the augmentation away: what the model alone allows. Evaluation and files are left out.
 
@@ -20,15 +20,16 @@ from unittest import mock
 import torch
 
 from benchmarks.measure import Sample, timed
-from fairface_core import inference, trainer
-from fairface_core.batches import Batch, train_batches
 from fairface_core.config import TrainConfig, make_config
-from fairface_core.dataset import Data, prepare_data
-from fairface_core.device import choose_device, set_determinism
-from fairface_core.epoch_writer import EpochWriter
-from fairface_core.recorder import Recorder
-from fairface_core.seeding import derived_seed
-from fairface_core.storage import open_folder
+from fairface_core.dataset.prepare import Data, prepare_data
+from fairface_core.files.folder import open_folder
+from fairface_core.machine.device import choose_device, set_determinism
+from fairface_core.training import fit as trainer
+from fairface_core.training import inference
+from fairface_core.training.batches import Batch, train_batches
+from fairface_core.training.seeding import derived_seed
+from fairface_core.trial.epoch_writer import EpochWriter
+from fairface_core.trial.recorder import Recorder
 
 # Rows of the val CSV that are loaded beside the training rows: ten of each age x gender cell.
 _VAL_ROWS = 180

@@ -174,8 +174,8 @@ def ratio_row(
 
 def machine() -> dict[str, Any]:
     """Return what a result depends on: no host name, no user, no path."""
-    from fairface_core.processors import local_cpus
-    from fairface_core.provenance import cpu_name, git_commit, versions
+    from fairface_core.machine.provenance import cpu_name, git_commit, versions
+    from fairface_core.machine.resources import local_cpus
 
     return {
         "cpu": cpu_name(),

@@ -22,9 +22,9 @@ from benchmarks.original import (
     eval_transform,
     train_transform,
 )
-from fairface_core.dataset import Split
-from fairface_core.device import set_determinism
-from fairface_core.model import build_model
+from fairface_core.dataset.prepare import Split
+from fairface_core.machine.device import set_determinism
+from fairface_core.model.network import build_model
 
 
 class _Nothing(Dataset[int]):

@@ -30,7 +30,7 @@ from benchmarks.original import (
     seed_everything,
     train_transform,
 )
-from fairface_core.model import build_model
+from fairface_core.model.network import build_model
 
 
 def train_fairface(config: dict[str, Any], rows: dict[str, dict[str, list[Any]]], image_size: int, epochs: int) -> None:

@@ -24,9 +24,9 @@ from typing import Any
 from benchmarks.inputs import FULL_TRAIN, FULL_VAL
 from benchmarks.measure import Row, parser, show
 from fairface_core.backbones import BACKBONES
-from fairface_core.storage import open_folder
-from sweep.placement import Needs, Placement
-from sweep.records import RunRecord, TrialRecord, read_run
+from fairface_core.files.folder import open_folder
+from sweep.driving.placement import Needs, Placement
+from sweep.run_folder.records import RunRecord, TrialRecord, read_run
 
 # float32: weights and two moments of AdamW in a state, weights in best.pt; a folder keeps two states.
 _STATE_BYTES_PER_PARAM = 12

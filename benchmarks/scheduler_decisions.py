@@ -22,9 +22,9 @@ import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from benchmarks.measure import Row, parser, ratio_row, say, show
-from sweep.confirm import choose
-from sweep.scheduler import GroupedASHA
-from sweep.trial_state import RungDecision, TrialState
+from sweep.policy.asha import GroupedASHA
+from sweep.policy.confirm import choose
+from sweep.policy.states import RungDecision, TrialState
 
 EPOCHS, GRACE, FACTOR, SLOTS, BAR_S = 20, 3, 3, 32, 1e-3
 

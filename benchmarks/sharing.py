@@ -21,9 +21,9 @@ from benchmarks.inputs import data_root
 from benchmarks.loops import Job
 from benchmarks.measure import Row, parser, ratio_row, say, show, summary
 from fairface_core.config import make_config
-from fairface_core.dataset import prepare_data
-from fairface_core.report import EpochReport
-from fairface_core.trainer import fit
+from fairface_core.dataset.prepare import prepare_data
+from fairface_core.training.fit import fit
+from fairface_core.trial.reports import EpochReport
 
 # A page that is read for the first time while maps are being read may count twice.
 GOAL = 1.02

@@ -36,8 +36,8 @@ _PROJECT = Path(__file__).resolve().parents[1]
 _IMPORTS = (
     "fairface_core",
     "fairface_core.train",
-    "fairface_core.trainer",
-    "sweep.spec",
+    "fairface_core.training.fit",
+    "sweep.space.load",
     "sweep.report",
     "sweep.run",
 )

@@ -1,10 +1,10 @@
-"""Do the intervals of sweep/stats.py cover, and are two copies of one model called different too often?
+"""Do the intervals of sweep/results/stats.py cover, and are two copies of one model called different too often?
 
     python -m benchmarks.stats_coverage                  # all scenarios, about half an hour on one core
     python -m benchmarks.stats_coverage --trials 100     # a look
 
 Each trial draws a test set and, for each configuration, some seeds of models with *known* population scores, asks
-`sweep.stats` for its intervals, and looks whether they hold the truth. The models are ordinal: a face of age group k
+`sweep.results.stats` for its intervals, and looks whether they hold the truth. The models are ordinal: a face of age group k
 is taken for `round(k + shift_k + sd * noise)`, its gender decided by `d' * (+-1) + noise > 0`. The noise of an image is
 a sum of a part that all models share (hard faces, wrong labels), a part of the configuration and a part of the seed;
 a seed also has luck: its sd and d' are scaled by `exp(luck)`. At sd 0.62 and d' 1.56 accuracy is 0.58 for age (nine
@@ -26,8 +26,8 @@ import numpy.typing as npt
 import scipy
 from scipy.special import ndtr
 
-from sweep.bootstrap import Predictions, resampled_scores
-from sweep.stats import compare_all, score_interval
+from sweep.results.bootstrap import Predictions, resampled_scores
+from sweep.results.stats import compare_all, score_interval
 
 Floats = npt.NDArray[np.float64]
 

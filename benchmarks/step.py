@@ -5,7 +5,7 @@
 
 Four loops run in turn, epoch by epoch, on the same images:
 
-- real: `fairface_core.trainer`'s own epoch, without evaluation and files;
+- real: `fairface_core.training.fit`'s own epoch, without evaluation and files;
 - constant: the same function, fed with one uint8 batch that is already on the device;
 - model only: the same without augmentation too. On the CPU augmentation and model share the cores, so `real` can come
   close to it only where the model is heavy; on CUDA the augmentation is device work that overlaps with nothing;

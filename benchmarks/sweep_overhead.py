@@ -32,7 +32,7 @@ BAR_S = 0.25
 LINEAR = 1.25
 _PROJECT = Path(__file__).resolve().parents[1]
 _RUN = "import sys; from sweep.run import main; sys.exit(main(sys.argv[1:], fit='benchmarks.timed_fit:fit'))"
-_FITS = {"fake": "tests.sweep.fake_fit:fit", "tiny": "fairface_core.trainer:fit"}
+_FITS = {"fake": "tests.sweep.fake_fit:fit", "tiny": "fairface_core.training.fit:fit"}
 _SPACE = """\
 name: overhead
 space:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweep.worker import FIT, checks, seam
+from sweep.driving.worker import FIT, checks, seam
 
 TIMED_ENV = "FAIRFACE_TIMED_FIT"
 TIMES = "fit_times.txt"

@@ -1,6 +1,6 @@
 """Trains one age + gender model on FairFace; knows no Ray.
 
-Reading order: config -> manifest -> cache -> batches -> augment -> model -> objective -> trainer -> report.
+Reading order: config -> dataset -> images -> model -> training -> trial.
 The public names below are loaded when first used, so that importing the package costs milliseconds.
 """
 
@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairface_core.backbones import BACKBONES
-    from fairface_core.checkpoint import load_checkpoint
     from fairface_core.config import TrainConfig, make_config
-    from fairface_core.dataset import prepare_data
+    from fairface_core.dataset.prepare import prepare_data
     from fairface_core.errors import FairfaceError
     from fairface_core.labels import AGE_GROUPS, GENDERS
-    from fairface_core.report import EpochReport, TrialReport
-    from fairface_core.trainer import fit
+    from fairface_core.training.fit import fit
+    from fairface_core.trial.checkpoint import load_checkpoint
+    from fairface_core.trial.reports import EpochReport, TrialReport
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fit": "trainer",
+    "fit": "training.fit",
     "TrainConfig": "config",
     "make_config": "config",
-    "TrialReport": "report",
-    "EpochReport": "report",
+    "TrialReport": "trial.reports",
+    "EpochReport": "trial.reports",
     "BACKBONES": "backbones",
     "AGE_GROUPS": "labels",
     "GENDERS": "labels",
-    "prepare_data": "dataset",
-    "load_checkpoint": "checkpoint",
+    "prepare_data": "dataset.prepare",
+    "load_checkpoint": "trial.checkpoint",
     "FairfaceError": "errors",
 }
 

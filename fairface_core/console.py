@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from fairface_core.errors import FairfaceError
-from fairface_core.problems import one_line
+from fairface_core.errors import FairfaceError, one_line
 
 MAX_PROBLEMS = 20
 _MAX_CHARS = 4_000
@@ -46,7 +44,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
 def print_problems(error: FairfaceError) -> None:
     """Print the first problems to stderr, one line each, and the count of the rest.
 
-    One line past the limit is printed too: it may be the count that `fairface_core.problems` closes its list with.
+    One line past the limit is printed too: it may be the count that `fairface_core.errors` closes its list with.
     """
     most = len(error.problems) if len(error.problems) <= MAX_PROBLEMS + 1 else MAX_PROBLEMS
     for problem in error.problems[:most]:
@@ -54,28 +52,6 @@ def print_problems(error: FairfaceError) -> None:
         print(f"error: {one_line(problem)[:_MAX_CHARS]}", file=sys.stderr)
     if len(error.problems) > most:
         print(f"error: and {len(error.problems) - most} more problems", file=sys.stderr)
-
-
-def skips(counts: object) -> str:
-    """Return what the policies left out of a run: `left out: 3 missing images, 12 duplicates`; empty for nothing.
-
-    Args:
-        counts: `report.json["data"]`, or whatever a stranger put in its place.
-    """
-    given: Mapping[str, Any] = counts if isinstance(counts, Mapping) else {}
-    dropped = given.get("duplicates_dropped")
-    numbers = {
-        "missing image": given.get("missing_images_skipped"),
-        "unreadable image": given.get("unreadable_images_skipped"),
-        "repeated row": given.get("repeated_rows"),
-        "duplicate": _total(dropped.values()) if isinstance(dropped, Mapping) else None,
-    }
-    parts = [f"{n:,} {word}{'' if n == 1 else 's'}" for word, n in numbers.items() if isinstance(n, int) and n > 0]
-    return f"left out: {', '.join(parts)}" if parts else ""
-
-
-def _total(numbers: Iterable[Any]) -> int:
-    return sum(number for number in numbers if isinstance(number, int))
 
 
 @contextmanager

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from fairface_core.config import add_flags, config_from_flags, default_cache_dir
 from fairface_core.console import progress_bar, run_command
-from fairface_core.errors import CacheError
-from fairface_core.problems import one_line
+from fairface_core.errors import CacheError, one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from fairface_core.check import DataSummary, ImageSummary
+    from fairface_core.dataset.check import DataSummary, ImageSummary
 
 _DATA_FLAGS = (
     "root", "train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image",
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(flags: argparse.Namespace) -> int:
     # Imported late: a wrong flag is told at once.
-    from fairface_core.check import check_data
+    from fairface_core.dataset.check import check_data
 
     config = config_from_flags(flags)
     with progress_bar("checking images") as progress:
@@ -166,7 +165,7 @@ def _counts(counts: dict[str, int], most: int = 8) -> str:
 
 
 def _verify(flags: argparse.Namespace) -> int:
-    from fairface_core.cache import verify_cache
+    from fairface_core.images.cache import verify_cache
 
     cache_dir = _cache_dir(flags)
     caches = sorted(path for path in cache_dir.glob("[0-9]*px-*") if path.is_dir())
@@ -185,7 +184,7 @@ def _verify(flags: argparse.Namespace) -> int:
 
 
 def _prune(flags: argparse.Namespace) -> int:
-    from fairface_core.prune import list_caches, remove_cache
+    from fairface_core.images.prune import list_caches, remove_cache
 
     cache_dir = _cache_dir(flags)
     caches = list_caches(cache_dir)

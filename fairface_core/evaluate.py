@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairface_core.config import TrainConfig, add_flags, make_config
-from fairface_core.console import progress_bar, run_command, skips
-from fairface_core.errors import CheckpointError, ConfigError
-from fairface_core.problems import one_line, shown
+from fairface_core.console import progress_bar, run_command
+from fairface_core.errors import CheckpointError, ConfigError, one_line, shown
+from fairface_core.trial.reports import skips
 
 if TYPE_CHECKING:
-    from fairface_core.checkpoint import Checkpoint
+    from fairface_core.trial.checkpoint import Checkpoint
 
 # The checkpoint decides the model; the caller decides where the data is and how it is split.
 _FLAGS = (
@@ -88,7 +88,7 @@ def _stays_in_root(name: object) -> bool:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from fairface_core.checkpoint import load_checkpoint
+    from fairface_core.trial.checkpoint import load_checkpoint
 
     where = one_line(str(arguments.checkpoint))
     checkpoint = load_checkpoint(arguments.checkpoint)
@@ -117,14 +117,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, where: str) -> dict[str, Any]:
     from fairface_core.backbones import input_size
-    from fairface_core.dataset import prepare_data
-    from fairface_core.device import choose_device, choose_memory_format
-    from fairface_core.inference import predict
+    from fairface_core.dataset.prepare import prepare_data
     from fairface_core.labels import AGE_GROUPS, GENDERS
-    from fairface_core.metrics import split_metrics
-    from fairface_core.model import AgeGenderModel, load_weights
-    from fairface_core.objective import class_weights
-    from fairface_core.report import scored_details
+    from fairface_core.machine.device import choose_device, choose_memory_format
+    from fairface_core.model.network import AgeGenderModel, load_weights
+    from fairface_core.model.objective import class_weights
+    from fairface_core.scoring.metrics import split_metrics
+    from fairface_core.training.inference import predict
+    from fairface_core.trial.writing import scored_details
 
     image_size = input_size(config.backbone, config.image_size)
     model = AgeGenderModel(config.backbone, image_size, config.dropout)

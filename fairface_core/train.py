@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from fairface_core.config import TrainConfig, add_flags, config_from_flags
-from fairface_core.console import progress_bar, run_command, skips
+from fairface_core.console import progress_bar, run_command
+from fairface_core.trial.reports import skips
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(config: TrainConfig) -> int:
     # Imported late: a wrong flag is told in milliseconds, not after torch has loaded.
-    from fairface_core.preparation import check_config, prepare_data
-    from fairface_core.report import EpochReport
-    from fairface_core.trainer import fit
+    from fairface_core.dataset.prepare import prepare_data
+    from fairface_core.training.fit import fit
+    from fairface_core.training.preparation import check_config
+    from fairface_core.trial.reports import EpochReport
 
     check_config(config)
     with progress_bar("decoding images") as progress:

@@ -1,5 +1,5 @@
 """Drives many trials under Ray Tune: space -> plan -> trials -> statistics -> report.
 
-Reading order: run -> spec -> plan -> launch -> driver -> worker, and aggregate -> stats -> report for what is left. It
+Reading order: run -> space -> plan -> launch -> driving, and run_folder -> results -> page for what is left. It
 knows the trainable through one seam, `fairface_core.fit`, and no hyperparameter by name but `seed` and the group key.
 """

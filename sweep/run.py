@@ -74,8 +74,8 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     # Imported late: --help is answered at once.
     from rich.console import Console
 
-    from sweep.signals import Interrupted, StopSignals
-    from sweep.spec import load_space
+    from sweep.cluster.signals import Interrupted, StopSignals
+    from sweep.space.load import load_space
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -95,12 +95,12 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         max_concurrent=arguments.max_concurrent,
     )
     if arguments.dry_run:
-        from sweep.dry_run import describe_plan
-        from sweep.plan import make_plan
+        from sweep.console.dry_run import describe_plan
+        from sweep.plan.expand import make_plan
 
         console.print(describe_plan(make_plan(spec, yes=arguments.yes)))
         return 0
-    from sweep.launch import Options, launch
+    from sweep.launch.session import Options, launch
 
     options = Options(
         storage=arguments.storage,

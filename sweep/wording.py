@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
-from fairface_core.problems import one_line
+from fairface_core.errors import one_line
 
 NOTHING = "–"
 _NARROW_SPACE = "\u202f"
@@ -126,3 +126,8 @@ def listing(words: Sequence[str], last: str = "and") -> str:
 def counted(n: int, noun: str) -> str:
     """Return `1 trial` or `3 trials`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def axis_words(axis: str) -> str:
+    """Return an audit axis in words: `race x gender`, `age group`."""
+    return {"age": "age group"}.get(axis, axis.replace("_x_", " × ").replace("_", " "))

@@ -77,7 +77,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder of drawn faces in FairFace's layout: 240 train and 200 val images of 32 px."""
-    from fairface_core.demo import draw_faces
+    from fairface_core.demo.folder import draw_faces
 
     root = tmp_path_factory.mktemp("demo") / "faces"
     draw_faces(root, num_train=240, num_val=200, image_px=32, seed=7)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-# The fake fit and its helpers are those of the driver's tests.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sweep"))
-
-from sweeps import Sweep
+from tests.faults.sweeps import Sweep
 
 
 @pytest.fixture(scope="session", autouse=True)

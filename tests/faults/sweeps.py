@@ -17,11 +17,12 @@ from typing import Any
 import pandas as pd
 import psutil
 import yaml
-from test_run_cli import SWEEP as FAKE_SWEEP
+
+from tests.sweep.test_run import SWEEP as FAKE_SWEEP
 
 PROJECT = Path(__file__).resolve().parents[2]
-# For drivers and workers: the fake fit, and this copy of the program.
-PATH = os.pathsep.join([str(PROJECT / "tests" / "sweep"), str(PROJECT)])
+# For drivers and workers: this copy of the program, and the fake fit.
+PATH = str(PROJECT)
 REAL_SWEEP = "import sys; from sweep.run import main; sys.exit(main())"
 # What the clock decides. Everything else of a trial must be equal, byte for byte.
 CLOCK_COLUMNS = ["train_s", "eval_s", "images_per_s", "peak_memory_gib"]

@@ -16,7 +16,8 @@ from typing import IO, Any
 
 import psutil
 import pytest
-from sweeps import PATH, Sweep, assert_equal, ended, leftovers, words
+
+from tests.faults.sweeps import PATH, Sweep, assert_equal, ended, leftovers, words
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sweeps import Sweep, assert_equal, ended, leftovers
 
-from fairface_core.checkpoint import load_state
-from fairface_core.storage import open_folder, read_json
+from fairface_core.files.folder import open_folder, read_json
+from fairface_core.trial.checkpoint import load_state
+from tests.faults.sweeps import Sweep, assert_equal, ended, leftovers
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(3600)]
 
@@ -127,7 +127,7 @@ def test_sigterm_mid_epoch_then_damaged_states_and_no_state_of_rays(
 ) -> None:
     """Faults 4 and 6. Each sweep is stopped mid-epoch, the newest states of its trials are damaged, and it is resumed.
 
-    tests/core/test_checkpoint.py damages one state in 17 ways, and both.
+    tests/fairface_core/trial/test_checkpoint.py damages one state in 17 ways, and both.
     """
     damages = DAMAGES if runs and runs > 1 else DAMAGES[:2]
     named = 0

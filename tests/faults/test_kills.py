@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from sweeps import Sweep, assert_equal, ended, leftovers
 
-from sweep.trial_state import RungDecision, decisions_from_json
+from sweep.policy.states import RungDecision, decisions_from_json
+from tests.faults.sweeps import Sweep, assert_equal, ended, leftovers
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(3600)]
 
@@ -26,7 +26,7 @@ TRIALS, EPOCHS = 2, 4
 def test_killed_workers_change_nothing(undisturbed: Sweep, tmp_path: Path, runs: int | None) -> None:
     """Fault 1. `--runs N` sweeps; in each, two workers are killed at random moments.
 
-    tests/core/test_trainer.py kills a run at each of 20 write points: before and after the write, the fsync and the
+    tests/fairface_core/training/test_fit.py kills a run at each of 20 write points: before and after the write, the fsync and the
     rename of state, weights, report, history and status.
     """
     chance = random.Random(1)
@@ -194,7 +194,7 @@ def check_journals(sweep: Sweep, kills: int) -> None:
 
 
 def test_two_sigints_stop_at_once_and_all_is_resumed(tmp_path: Path) -> None:
-    """Fault 4; SIGINT and SIGTERM alone are in tests/sweep/test_run_cli.py and, mid-epoch, in test_states.py."""
+    """Fault 4; SIGINT and SIGTERM alone are in tests/sweep/test_run.py and, mid-epoch, in test_states.py."""
     sweep = Sweep(tmp_path / "s", fake={"epoch_s": 20.0, "order": "order"}, fixed={"epochs": 1, "weights": "none"})
     process = sweep.start()
     with ended(sweep):

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from sweeps import SPACE, Sweep, assert_equal, results
 
-from sweep.plan import make_plan
-from sweep.spec import load_space
+from sweep.plan.expand import make_plan
+from sweep.space.load import load_space
+from tests.faults.sweeps import SPACE, Sweep, assert_equal, results
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(3600)]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sweeps import SPACE, Sweep, ended, leftovers
+
+from tests.faults.sweeps import SPACE, Sweep, ended, leftovers
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(3600)]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sweeps import SPACE, Sweep, leftovers
+
+from tests.faults.sweeps import SPACE, Sweep, leftovers
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -1,6 +1,6 @@
 """Feeds made-up search spaces and label CSVs to their readers, guided by the code that each input reaches.
 
-    python tests/fuzz/fuzz_inputs.py --seconds 600
+    python -m tests.fuzz.fuzz_inputs --seconds 600
 
 A third of the time goes to texts for the YAML reader, a third to edits of the project's own spaces (both through
 `load_space` and `make_plan`), a third to the CSV reader (`load_manifest`). An input is a finding if a reader raises
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from targets import INSTRUMENTED, TARGETS, TOKENS, Finding, seeds
+from tests.fuzz.targets import INSTRUMENTED, TARGETS, TOKENS, Finding, seeds
 
 SLOW_S = 5.0
 MAX_INPUT_BYTES = 8192
@@ -142,7 +142,7 @@ def instrumented(target: str, engine: str) -> Iterator[None]:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED[target]):
-        for name in ("fairface_core.manifest", "sweep.plan", "sweep.spec"):
+        for name in ("fairface_core.dataset.manifest", "sweep.plan.expand", "sweep.space.load"):
             importlib.import_module(name)
     yield
 
@@ -228,7 +228,15 @@ def main() -> int:
         kept = findings / target
         kept.mkdir(parents=True, exist_ok=True)
         log, summary = kept / "log.txt", kept / "summary.json"
-        command = [sys.executable, __file__, "--target", target, "--seconds", str(flags.seconds / len(targets))]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fuzz.fuzz_inputs",
+            "--target",
+            target,
+            "--seconds",
+            str(flags.seconds / len(targets)),
+        ]
         command += ["--engine", flags.engine, "--findings", str(kept), "--summary", str(summary)]
         with log.open("w") as out:
             subprocess.run(command, stdout=out, stderr=out, check=False)

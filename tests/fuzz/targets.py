@@ -16,7 +16,8 @@ INSTRUMENTED = {
     "space": ["sweep", "fairface_core.config"],
     "yaml": ["yaml", "sweep", "fairface_core.config"],
     "csv": [
-        f"fairface_core.{name}" for name in ("csvfile", "rows", "labels", "spreadsheet_dates", "paths", "manifest")
+        f"fairface_core.dataset.{name}"
+        for name in ("table", "rows", "spelling", "spreadsheet_dates", "image_finder", "manifest")
     ],
 }
 TOKENS: dict[str, list[str]] = {
@@ -58,9 +59,10 @@ def yaml_target(folder: Path) -> Callable[[bytes], str]:
 
     from fairface_core.config import make_config
     from fairface_core.errors import ConfigError
-    from sweep.plan import Plan, make_plan, space_difference
-    from sweep.spec import load_space
-    from sweep.strict_yaml import parse_yaml
+    from sweep.plan.expand import make_plan
+    from sweep.plan.plan import Plan, space_difference
+    from sweep.space.load import load_space
+    from sweep.space.yaml_nodes import parse_yaml
 
     path = folder / "space.yaml"
 
@@ -131,7 +133,7 @@ def edited_space(payload: bytes, bases: list[Any]) -> Any:
 
 
 def space_target(folder: Path) -> Callable[[bytes], str]:
-    from sweep.strict_yaml import read_yaml
+    from sweep.space.yaml_nodes import read_yaml
 
     bases = [read_yaml(path)[0].plain() for path in sorted((PROJECT / "search_spaces").glob("*.yaml"))]
     one_space = yaml_target(folder)
@@ -140,9 +142,9 @@ def space_target(folder: Path) -> Callable[[bytes], str]:
 
 def csv_target(folder: Path) -> Callable[[bytes], str]:
     from fairface_core.config import make_config
+    from fairface_core.dataset.manifest import load_manifest
     from fairface_core.errors import DataError
     from fairface_core.labels import AGE_GROUPS, GENDERS
-    from fairface_core.manifest import load_manifest
 
     root = folder / "faces"
     for split in ("train", "val"):
@@ -195,7 +197,7 @@ def seeds(target: str) -> list[bytes]:
         return [bytes([base]) for base in range(5)] + [bytes([0, 3, 1, 0, what]) for what in range(0, 256, 16)]
     if target == "yaml":
         spaces = [path.read_bytes() for path in sorted((PROJECT / "search_spaces").glob("*.yaml"))]
-        corpus = (PROJECT / "tests" / "sweep" / "bad_spaces.txt").read_text(encoding="utf-8")
+        corpus = (PROJECT / "tests" / "sweep" / "space" / "bad_spaces.txt").read_text(encoding="utf-8")
         cases = [block.partition("\n")[2].partition("\n=> ")[0] for block in corpus.split("\n## ")[1:]]
         return [*spaces, *(case.encode() for case in cases if not case.startswith("--set"))]
     rows = ["train/1.jpg,0-2,Male", "train/2.jpg,3-9,Female", "train/3.jpg,more than 70,Male", "4.jpg,10-19,Female"]

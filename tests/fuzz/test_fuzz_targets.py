@@ -1,4 +1,4 @@
-"""The fuzz program's own inputs run through its checks; `python tests/fuzz/fuzz_inputs.py` makes many more."""
+"""The fuzz program's own inputs run through its checks; `python -m tests.fuzz.fuzz_inputs` makes many more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from targets import TARGETS, Finding, check_lines, csv_target, seeds
+
+from tests.fuzz.targets import TARGETS, Finding, check_lines, csv_target, seeds
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -34,7 +35,7 @@ def test_an_image_outside_of_the_root_would_be_found(tmp_path: Path, monkeypatch
     (tmp_path / "faces" / "4.jpg").symlink_to(tmp_path / "out.jpg")
     payload = b"sfile,age,gender\n4.jpg,0-2,Male\n"
     assert one_input(payload) != "accepted"
-    monkeypatch.setattr("fairface_core.paths.ImageFinder.holds", lambda *_: True)
+    monkeypatch.setattr("fairface_core.dataset.image_finder.ImageFinder.holds", lambda *_: True)
     with pytest.raises(Finding, match="an image lies outside of the root"):
         one_input(payload)
 

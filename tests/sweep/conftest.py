@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import Shape, make_run
+
+from tests.sweep.run_folders import Shape, make_run
 
 
 @pytest.fixture(scope="session")

@@ -23,18 +23,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairface_core import pulse
 from fairface_core.config import TrainConfig
 from fairface_core.errors import DataError, StorageError, TrainingDiverged
-from fairface_core.report import (
-    EpochReport,
-    TrialReport,
-    build_report,
-    config_facts,
-    write_history,
-    write_status,
-)
-from fairface_core.storage import Folder, open_folder, read_json, write_json
+from fairface_core.files.folder import Folder, open_folder, read_json, write_json
+from fairface_core.machine import pulse
+from fairface_core.trial.reports import EpochReport, TrialReport
+from fairface_core.trial.writing import build_report, config_facts, write_history, write_status
 
 METRICS = {"loss": 1.0, "age_acc": 0.5, "age_f1m": 0.5, "gen_acc": 0.5, "gen_f1m": 0.5}
 

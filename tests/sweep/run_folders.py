@@ -21,8 +21,9 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
 from fairface_core.config import make_config
-from fairface_core.report import (
-    EpochReport,
+from fairface_core.files.folder import open_folder, read_json, write_json
+from fairface_core.trial.reports import EpochReport
+from fairface_core.trial.writing import (
     build_report,
     scored_details,
     write_confusions,
@@ -30,10 +31,9 @@ from fairface_core.report import (
     write_predictions,
     write_status,
 )
-from fairface_core.storage import open_folder, read_json, write_json
-from sweep.plan_file import Plan, PlannedTrial
-from sweep.sections import SchedulerSpec
-from sweep.trial_names import trial_name
+from sweep.plan.names import trial_name
+from sweep.plan.plan import Plan, PlannedTrial
+from sweep.space.sections import SchedulerSpec
 
 RACES = ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern")
 # Shares of the age groups in FairFace's validation labels, to two digits.

@@ -6,9 +6,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from sweep.plan import Plan, make_plan
-from sweep.space import SweepSpec
-from sweep.spec import load_space
+from sweep.plan.expand import make_plan
+from sweep.plan.plan import Plan
+from sweep.space.load import load_space
+from sweep.space.spec import SweepSpec
 
 # DESIGN 4, as it stands there.
 DESIGN_SPACE = """

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import driving
 import pytest
-from test_run_cli import SWEEP, command, environment
+
+from tests.sweep import fake_sweeps
+from tests.sweep.test_run import SWEEP, command, environment
 
 pytestmark = pytest.mark.ray
 
@@ -64,7 +65,7 @@ def test_a_cluster_of_three_is_joined_and_used(tmp_path: Path) -> None:
     storage = tmp_path / "shared"
     storage.mkdir()
     (storage / "fake.json").write_text('{"order": "order.txt", "epoch_s": 1.0}')
-    space = driving.write_space(tmp_path, fixed={"epochs": 2}, **SPACE)
+    space = fake_sweeps.write_space(tmp_path, fixed={"epochs": 2}, **SPACE)
     with three_nodes() as address:
         clean = {name: value for name, value in environment().items() if not name.startswith(("RAY_", "TUNE_"))}
         done = subprocess.run(
@@ -86,7 +87,7 @@ def test_a_cluster_of_three_is_joined_and_used(tmp_path: Path) -> None:
 
 
 def test_an_address_where_nothing_listens_is_one_line(tmp_path: Path) -> None:
-    space = driving.write_space(tmp_path, **SPACE)
+    space = fake_sweeps.write_space(tmp_path, **SPACE)
     done = subprocess.run(
         command(space, tmp_path / "runs", "--address", "127.0.0.1:1"), capture_output=True, text=True, timeout=200,
         env=environment(), check=False,
@@ -125,9 +126,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_sweep_in_an_object_store_and_its_resume(tmp_path: Path, bucket: str) -> None:
-    from fairface_core.storage import open_folder, read_json
+    from fairface_core.files.folder import open_folder, read_json
 
-    space = driving.write_space(tmp_path, fixed={"epochs": 2}, **SPACE)
+    space = fake_sweeps.write_space(tmp_path, fixed={"epochs": 2}, **SPACE)
     words = [sys.executable, "-c", SWEEP, "--space", str(space), "--storage", bucket, "--max-concurrent", "2"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,18 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import driving
 import pytest
 
-from fairface_core.storage import Folder, read_json
-from sweep.worker import FIT
+from fairface_core.files.folder import Folder, read_json
+from sweep.driving.worker import FIT
+from tests.sweep import fake_sweeps
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_here() -> Iterator[None]:
-    with driving.held_ray(num_cpus=1):
+    with fake_sweeps.held_ray(num_cpus=1):
         yield
 
 
@@ -46,7 +46,7 @@ TIMES = ("train_s", "eval_s", "images_per_s", "peak_memory_gib")
 
 
 def test_a_reused_actor_a_fresh_process_and_a_one_off_run_are_equal(demo_root: Path, tmp_path: Path) -> None:
-    ledger, seen = driving.run_sweep(
+    ledger, seen = fake_sweeps.run_sweep(
         tmp_path / "s", fit=FIT, root=str(demo_root), fixed=FIXED, max_legs=1,
         space={"backbone": {"grid": ["mobilenet_v3_small"]}, "lr": {"grid": [1e-3]}, "seed": {"grid": [1, 2, 3]}},
     )  # fmt: skip
@@ -60,6 +60,6 @@ def test_a_reused_actor_a_fresh_process_and_a_one_off_run_are_equal(demo_root: P
             [sys.executable, "-m", "fairface_core.train", *words, "--out_dir", str(out), "--results_csv", str(out) + ".csv"],
             check=True, capture_output=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        from fairface_core.storage import open_folder
+        from fairface_core.files.folder import open_folder
 
         assert without_times(open_folder(out)) == without_times(trial.folder)

@@ -16,27 +16,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import driving
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from run_folders import Shape, make_run
-from test_aggregate import edit_json, trial_folders
 
-from fairface_core.checkpoint import load_state
 from fairface_core.console import run_command
 from fairface_core.errors import CheckpointError, ConfigError, StorageError
-from fairface_core.report import write_status
-from fairface_core.storage import open_folder
-from sweep.plan import make_plan
-from sweep.plan_file import Plan
-from sweep.predictions import read_scored
-from sweep.records import read_run
-from sweep.report import main, write_report
-from sweep.run_folder import check_same, write_new
-from sweep.spec import load_space
+from fairface_core.files.folder import open_folder
+from fairface_core.trial.checkpoint import load_state
+from fairface_core.trial.writing import write_status
+from sweep.page.write import write_report
+from sweep.plan.expand import make_plan
+from sweep.plan.plan import Plan
+from sweep.report import main
+from sweep.results.predictions import read_scored
+from sweep.run_folder.records import read_run
+from sweep.run_folder.request import check_same, write_new
+from sweep.space.load import load_space
+from tests.sweep import fake_sweeps
+from tests.sweep.results.test_benchmark import edit_json, trial_folders
+from tests.sweep.run_folders import Shape, make_run
 
 QUICK = Shape(
     spaces={"resnet50": (1e-4, 3e-4), "vit_b_16": (3e-5,)}, seeds=(1, 2), epochs=4, num_val=90, num_test=90, asha=False
@@ -102,7 +103,7 @@ def test_resuming_runs_nothing_of_a_folder(tmp_path: Path) -> None:
     """The whole command, with the fake fit: everything but the training itself."""
     storage, canary = tmp_path / "s", tmp_path / "canary"
     storage.mkdir()
-    space = driving.write_space(storage, space={"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-4]}})
+    space = fake_sweeps.write_space(storage, space={"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-4]}})
     spec = load_space(space)
     plan = make_plan(spec, auto_gpu=0.0)
     run = storage / "run"
@@ -110,11 +111,11 @@ def test_resuming_runs_nothing_of_a_folder(tmp_path: Path) -> None:
     for trial in plan.trials:
         write_status(open_folder(run / "trials" / trial.trial_id), "planned", epochs_trained=0, reason=ESCAPES)
     plant(run, canary, states=False)  # the fake has states of its own; real ones are below
-    code = f"import sys; from sweep.run import main; sys.exit(main(sys.argv[1:], fit={driving.FAKE!r}))"
+    code = f"import sys; from sweep.run import main; sys.exit(main(sys.argv[1:], fit={fake_sweeps.FAKE!r}))"
     resumed = subprocess.run(
         [sys.executable, "-c", code, "--space", str(space), "--storage", str(storage), "--resume"],
         capture_output=True, text=True, timeout=240, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(driving.HERE), str(driving.PROJECT)])},
+        env={**os.environ, "PYTHONPATH": str(fake_sweeps.PROJECT)},
     )  # fmt: skip
     assert (resumed.returncode, resumed.stderr) == (0, ""), resumed.stdout
     statuses = [json.loads((trial / "status.json").read_text())["status"] for trial in trial_folders(run)]

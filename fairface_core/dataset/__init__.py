@@ -1,0 +1,1 @@
+"""Label CSVs and image folders to checked splits of images with labels."""

@@ -1,0 +1,232 @@
+"""Decoded images, shared by all trials: one read-only file per node, which the page cache keeps once for everyone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from filelock import FileLock, Timeout
+
+from fairface_core.errors import CacheError, DataError
+from fairface_core.images.build import (
+    BUILDING,
+    CHECKSUMS,
+    IMAGES,
+    META,
+    PATHS,
+    RESIZE_RULE,
+    SCHEMA_VERSION,
+    build_cache,
+)
+from fairface_core.images.decode import decode_image
+from fairface_core.images.worker import bytes_per_image
+
+__all__ = ["BadImage", "ImageCache", "cache_size_px", "decode_image", "open_cache", "verify_cache"]
+
+# FairFace's own size: larger inputs are enlarged from it on the device (DESIGN 6).
+MAX_CACHED_PX = 224
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that cannot be decoded, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """The decoded images of one set of files.
+
+    Attributes:
+        images: uint8 [M, S, S, 3], RGB, read-only, mapped from disk; in the order of the sorted paths.
+        size_px: S, pixels.
+        position: Path -> row of `images`; without the files that could not be decoded.
+        directory: Where it lies.
+        bad: The files that could not be decoded; empty unless `on_bad_image="skip"`.
+    """
+
+    images: np.ndarray = field(repr=False)
+    size_px: int
+    position: dict[str, int] = field(repr=False)
+    directory: Path
+    bad: tuple[BadImage, ...] = ()
+
+    def rows(self, paths: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return the row of each path, int64 [N]; -1 where the file is bad or unknown."""
+        position = self.position
+        return np.fromiter((position.get(path, -1) for path in paths), dtype=np.int64, count=len(paths))
+
+
+def cache_size_px(image_size: int) -> int:
+    """Return the cached size for an input size, pixels: FairFace's own 224, or less."""
+    return min(image_size, MAX_CACHED_PX)
+
+
+def open_cache(
+    paths: Sequence[str] | np.ndarray,
+    size_px: int,
+    *,
+    cache_dir: Path,
+    num_workers: int,
+    on_bad_image: str = "error",
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageCache:
+    """Open the cache of these files; build it first if it is not there.
+
+    A cache is named by what it holds: the paths, sizes and modification times of the files, the size in
+    pixels, the resize rule and Pillow's version. Whatever differs has another name, so nothing stale is ever
+    opened. One process builds; others that want the same wait for it.
+
+    Args:
+        paths: Image files, in any order; doubled ones count once.
+        size_px: Square size, pixels.
+        cache_dir: Folder of all caches on this node.
+        num_workers: Processes that decode, at most.
+        on_bad_image: `error` or `skip`.
+        progress: Called with (images done, images in all) while the cache is built.
+
+    Raises:
+        DataError: With one line for each image that cannot be decoded, unless `on_bad_image="skip"`.
+        CacheError: If the cache cannot be written, or is damaged.
+    """
+    assert on_bad_image in ("error", "skip"), on_bad_image
+    unique = sorted({str(path) for path in paths})
+    if not unique:
+        raise DataError("no images: there is nothing to decode")
+    directory = Path(cache_dir) / cache_name(unique, size_px)
+    if not directory.is_dir():
+        _build_once(unique, size_px, directory, num_workers, progress)
+    meta = _read_meta(directory)
+    images = _map_images(directory, meta)
+    if len(images) != len(unique) or meta["size_px"] != size_px:
+        raise _damaged(directory, "it does not hold what its name says")
+    bad = tuple(BadImage(path, reason) for path, reason in meta["bad"])
+    if bad and on_bad_image == "error":
+        raise DataError(
+            [f"{image.path}: {image.reason}; mend or remove it, or use --on_bad_image skip" for image in bad]
+        )
+    position = {path: row for row, path in enumerate(unique)}
+    for image in bad:
+        position.pop(image.path, None)
+    return ImageCache(images, size_px, position, directory, bad)
+
+
+def verify_cache(directory: Path, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Compare every image of a cache with its checksum.
+
+    Args:
+        directory: The folder of one cache.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        One line for each problem; empty if the cache is whole.
+    """
+    try:
+        meta = _read_meta(directory)
+        images = _map_images(directory, meta)
+        checksums = np.fromfile(directory / CHECKSUMS, dtype=np.uint32)
+        paths = json.loads((directory / PATHS).read_text())
+        if not len(checksums) == len(paths) == len(images):
+            raise _damaged(directory, f"{CHECKSUMS} or {PATHS} is too short or too long")
+    except CacheError as error:
+        return list(error.problems)
+    except (OSError, ValueError) as error:
+        return [str(_damaged(directory, str(error)))]
+    refused = {path for path, _ in meta["bad"]}
+    problems = []
+    for row, path in enumerate(paths):
+        if path not in refused and zlib.crc32(images[row]) != checksums[row]:
+            problems.append(f"{directory / IMAGES}: image {row} ({path}) does not match its checksum")
+        if progress and (row % 1024 == 1023 or row + 1 == len(paths)):
+            progress(row + 1, len(paths))
+    return problems
+
+
+def cache_name(paths: Sequence[str], size_px: int) -> str:
+    """Return the folder name of the cache of these files, sorted, as they are now."""
+    facts = [f"{SCHEMA_VERSION}\0{size_px}\0{RESIZE_RULE}\0{PIL.__version__}"]
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - 100,000 of them: through pathlib they take twice as long
+            facts.append(f"{path}\0{status.st_size}\0{status.st_mtime_ns}")
+        except (OSError, ValueError):
+            facts.append(f"{path}\0absent")
+    digest = hashlib.sha256("\0".join(facts).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{size_px}px-{digest[:24]}"
+
+
+def _build_once(
+    paths: Sequence[str],
+    size_px: int,
+    directory: Path,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock_path(directory)):
+            _remove_leftovers(directory.parent)
+            if not directory.is_dir():
+                build_cache(paths, size_px, directory, num_workers=num_workers, progress=progress)
+    except OSError as error:
+        raise CacheError(
+            f"cannot write the image cache in {directory.parent}: {error.strerror or error}; "
+            "name another folder with --cache_dir"
+        ) from error
+
+
+def lock_path(directory: Path) -> Path:
+    """Return the lock that guards the making and the end of a cache."""
+    return directory.with_name(f"{BUILDING}{directory.name.rpartition('-')[2]}.lock")
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
+    """Delete what builders left that were killed: their locks are free."""
+    for temp in cache_dir.glob(f"{BUILDING}*"):
+        if temp.is_dir():
+            try:
+                with FileLock(f"{temp}.lock", timeout=0):
+                    shutil.rmtree(temp, ignore_errors=True)
+            except Timeout:
+                continue
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((directory / META).read_text())
+        shape = meta["num_images"], meta["size_px"], meta["schema_version"]
+        if not all(isinstance(value, int) for value in shape) or meta["schema_version"] != SCHEMA_VERSION:
+            raise _damaged(directory, f"{META} is of another version")
+        meta["bad"] = [(str(path), str(reason)) for path, reason in meta["bad"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(directory, f"{META} cannot be read ({error})") from error
+    return dict(meta)
+
+
+def _map_images(directory: Path, meta: dict[str, Any]) -> np.ndarray:
+    path = directory / IMAGES
+    num_images, size_px = meta["num_images"], meta["size_px"]
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise _damaged(directory, f"{IMAGES} cannot be read ({error.strerror})") from error
+    expected = num_images * bytes_per_image(size_px)
+    if found != expected:
+        # Reading beyond the end of a mapped file would kill the process.
+        raise _damaged(directory, f"{IMAGES} has {found:,} bytes, expected {expected:,}")
+    return np.asarray(np.memmap(path, np.uint8, "r", shape=(num_images, size_px, size_px, 3)))
+
+
+def _damaged(directory: Path, what: str) -> CacheError:
+    return CacheError(f"image cache {directory}: damaged: {what}; delete this folder, the next run builds it again")

@@ -1,0 +1,1 @@
+"""The network (backbone and two heads), its objective and its pretrained weights."""

@@ -1,0 +1,149 @@
+"""The shared backbone with two heads, and what may be loaded into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fairface_core.backbones import BACKBONES, input_size
+from fairface_core.errors import CheckpointError, WeightsError, one_line
+from fairface_core.files.tensors import TensorFileError, read_tensors
+from fairface_core.labels import AGE_GROUPS, GENDERS
+from fairface_core.model.weights import ensure_weights
+
+_MAX_PATCHES = 64  # along one side of a ViT's input
+
+
+class AgeGenderModel(nn.Module):
+    """A torchvision backbone without its last linear layer, and a head for each task.
+
+    State-dict prefixes are `feature_extractor.`, `head_age.` and `head_gender.`: a contract with checkpoints that
+    are already in use.
+    """
+
+    def __init__(self, backbone: str, image_size: int, dropout: float) -> None:
+        super().__init__()
+        spec = BACKBONES[backbone]
+        self.feature_extractor = spec.build(image_size)
+        self.head_age = _head(spec.feature_dim, 512, len(AGE_GROUPS), dropout)
+        self.head_gender = _head(spec.feature_dim, 256, len(GENDERS), dropout)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return age logits `float [B, 9]` and gender logits `float [B, 2]` of images `float [B, 3, S, S]`."""
+        features = self.feature_extractor(images)
+        return self.head_age(features), self.head_gender(features)
+
+
+def _head(features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, classes)
+    )
+
+
+def build_model(backbone: str, *, image_size: int | None, dropout: float, weights: str) -> AgeGenderModel:
+    """Build the model and load the backbone's starting weights.
+
+    Fresh weights are drawn from torch's global generator, which the caller has seeded.
+
+    Raises:
+        WeightsError: If the weights are absent, damaged or of another network.
+    """
+    model = AgeGenderModel(backbone, input_size(backbone, image_size), dropout)
+    path = ensure_weights(backbone, weights)
+    if path is not None:
+        _load_backbone(model, backbone, path)
+    return model
+
+
+def _load_backbone(model: AgeGenderModel, backbone: str, path: Path) -> None:
+    try:
+        state = read_tensors(path, f"weights {one_line(str(path))}", old_format=True)
+    except TensorFileError as error:
+        raise WeightsError(f"{error}; fetch the file again, or name another one") from error
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        state = state["model"]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise WeightsError(f"weights {one_line(str(path))}: not a state dict of tensors")
+    own = model.feature_extractor.state_dict()
+    prefix = "feature_extractor."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    dropped = f"{BACKBONES[backbone].classifier}."
+    state = {key: value for key, value in state.items() if not key.startswith(dropped)}
+    state = fit_position_embeddings(state, own)
+    problems = _mismatch(state, own)
+    if problems:
+        raise WeightsError(f"weights {one_line(str(path))} do not fit {backbone}: {problems}")
+    model.feature_extractor.load_state_dict(state)
+
+
+def fit_position_embeddings(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Interpolate a ViT's position embeddings to another input size (torchvision's own method).
+
+    Args:
+        state: Weights to load; `encoder.pos_embedding` is `float [1, 1 + g*g, d]`.
+        own: The state dict of the network that will take them.
+    """
+    key = next((k for k in own if k.endswith("encoder.pos_embedding")), None)
+    adapted = dict(state)
+    if key is None or key not in state or not _is_other_grid(state[key], own[key]):
+        return adapted
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    patch = 16
+    grid = round((own[key].shape[1] - 1) ** 0.5)
+    moved = interpolate_embeddings(grid * patch, patch, {"encoder.pos_embedding": state[key]})
+    adapted[key] = moved["encoder.pos_embedding"]
+    return adapted
+
+
+def _is_other_grid(given: Tensor, own: Tensor) -> bool:
+    """Whether these are the position embeddings of the same network for another input size."""
+    if given.ndim != 3 or given.shape == own.shape or (given.shape[0], given.shape[2]) != (1, own.shape[2]):
+        return False
+    # A view can claim any shape; of 1024 px, the largest input, there are 64 x 64 patches.
+    side = math.isqrt(max(given.shape[1] - 1, 0))
+    return 0 < side <= _MAX_PATCHES and side * side + 1 == given.shape[1]
+
+
+def load_weights(model: AgeGenderModel, state: Mapping[str, Any], *, where: str) -> None:
+    """Load a whole state dict of this model.
+
+    Raises:
+        CheckpointError: Naming the first missing, unknown or wrongly shaped entries.
+    """
+    own = model.state_dict()
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    problems = _mismatch(tensors, own)
+    if problems or len(tensors) != len(state):
+        raise CheckpointError(
+            f"{where}: the weights do not fit this model: {problems or 'entries that are not tensors'}"
+        )
+    model.load_state_dict(tensors)
+
+
+def _mismatch(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    parts = []
+    missing = sorted(own.keys() - state.keys())
+    unknown = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, needed {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    for title, names in (("missing", missing), ("unknown", unknown), ("wrong shape", shapes)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(one_line(f"{title}: {', '.join(name[:120] for name in names[:3])}{more}"))
+    return "; ".join(parts)
+
+
+def num_params(model: nn.Module) -> int:
+    """Return the number of parameters, frozen ones included."""
+    return sum(p.numel() for p in model.parameters())

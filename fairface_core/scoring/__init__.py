@@ -1,0 +1,1 @@
+"""Turns logits and labels into numbers, and asks whom a model fails."""

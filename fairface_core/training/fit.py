@@ -1,0 +1,317 @@
+"""fit(): the epoch loop. What a run does; `recorder` says what of it reaches the disk, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairface_core.backbones import input_size
+from fairface_core.config import TrainConfig
+from fairface_core.dataset.prepare import Data, Split, prepare_data
+from fairface_core.errors import CheckpointError, StorageError
+from fairface_core.files.folder import Folder, open_folder
+from fairface_core.machine.device import (
+    choose_amp_dtype,
+    choose_device,
+    choose_memory_format,
+    peak_memory_gib,
+    set_determinism,
+)
+from fairface_core.machine.provenance import provenance
+from fairface_core.machine.pulse import beat
+from fairface_core.model.network import build_model, num_params
+from fairface_core.model.objective import Objective
+from fairface_core.model.weights import ensure_weights, file_digest
+from fairface_core.scoring.metrics import Logits, constant_mean_f1, split_metrics
+from fairface_core.training.augment import augment, draw_params
+from fairface_core.training.batches import train_batches
+from fairface_core.training.inference import predict
+from fairface_core.training.preparation import check_config
+from fairface_core.training.seeding import derived_seed
+from fairface_core.trial.epoch_writer import EpochWriter
+from fairface_core.trial.recorder import Recorder
+from fairface_core.trial.reports import EpochReport, TrialReport
+
+# The mean of two class-weighted cross-entropies is about 1.4 at chance; a loss this far above it only grows.
+DIVERGED_LOSS = 1e4
+# A check reads the device, which waits for it: once in so many steps costs nothing that can be measured.
+_STEPS_BETWEEN_CHECKS = 100
+# A worker whose driver was killed ends within seconds.
+LOCK_TIMEOUT_S = 60.0
+
+
+def fit(
+    config: TrainConfig, *, on_epoch: Callable[[EpochReport], None] | None = None, data: Data | None = None
+) -> TrialReport:
+    """Train one configuration and leave its complete folder in `config.out_dir`.
+
+    Args:
+        config: What to train. With `resume`, a state in `out_dir` is gone on from; the result equals, bit for bit on
+            the CPU, that of a run which was never interrupted.
+        on_epoch: Called for each epoch in order, by the calling thread, when all files of the epoch are on disk and none
+            of a later one is; the next epoch may have begun to train. It may raise to end the run there.
+        data: What `prepare_data(config)` returned, from whoever has called it already.
+
+    Returns:
+        The report of the best epoch, chosen on validation alone.
+
+    Raises:
+        FairfaceError: Before training, for anything wrong with config, data, weights or state.
+        TrainingDiverged: When a loss or an output is not finite; the folder's status is then `diverged`.
+        StorageError: When the folder refuses a write.
+    """
+    check_config(config)
+    folder = open_folder(config.out_dir)
+    with _exclusive(folder):
+        set_determinism(config.determinism)
+        device = choose_device(config.device)
+        if data is None:
+            data = prepare_data(config)
+        recorder = Recorder(config, folder, data)
+        state = recorder.start()
+        with EpochWriter(on_epoch) as writer:
+            run = _Run(config, recorder, writer, device, data)
+            if state is not None:
+                run.restore(state)
+            for epoch in range(recorder.epoch + 1, config.epochs + 1):
+                run.train_one_epoch(epoch)
+            writer.finish()
+        return recorder.trial_report()
+
+
+def cosine_lr(peak: float, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch, counted from 1: cosine annealing over the full budget."""
+    return 0.5 * peak * (1.0 + math.cos(math.pi * (epoch - 1) / epochs))
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Folder) -> Iterator[None]:
+    """Keep a second process out of the folder, such as the orphan of a driver that was killed."""
+    path = folder.path()
+    if path is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"out_dir {path}: cannot be made ({error.strerror or error})") from error
+    try:
+        with FileLock(path / ".lock", timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout as error:
+        raise StorageError(f"{path}: another process is training here; wait for it or end it") from error
+
+
+class _Run:
+    """One fit in memory: what an epoch needs and what a checkpoint holds."""
+
+    def __init__(
+        self, config: TrainConfig, recorder: Recorder, writer: EpochWriter, device: torch.device, data: Data
+    ) -> None:
+        self.config, self.recorder, self.writer, self.device, self.data = config, recorder, writer, device, data
+        self.image_size = input_size(config.backbone, config.image_size)
+        self.amp_dtype = choose_amp_dtype(config, device)
+        self.memory_format = choose_memory_format(config)
+        torch.manual_seed(derived_seed(config.seed, 0, "initialization"))
+        self.model = build_model(
+            config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights
+        ).to(device)
+        self.model.to(memory_format=self.memory_format)
+        self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=device.type != "mps"
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
+        train = data.train.rows
+        self.objective = Objective.from_labels(train.age, train.gender, config.age_loss_weight, device)
+        self.constant_mean_f1 = constant_mean_f1(data.val.rows.age, data.val.rows.gender)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the tensors of a saved state.
+
+        Raises:
+            CheckpointError: If they are not those of this model and optimizer.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.config.out_dir}: state.pt does not fit this model; delete the folder to train it anew"
+            ) from error
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy, in host memory, of the tensors to save. Generators need no saving: each epoch derives its own."""
+        return {
+            "model": _copied(self.model.state_dict()),
+            "optimizer": _copied(self.optimizer.state_dict()),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def train_one_epoch(self, epoch: int) -> None:
+        """Train and validate an epoch, and begin to write it; the one before it is told of on the way."""
+        config, recorder = self.config, self.recorder
+        lr = cosine_lr(config.lr, epoch, config.epochs)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        began, told_s = time.perf_counter(), self.writer.told_s
+        train_loss = self._train(epoch, lr)
+        train_s = time.perf_counter() - began - (self.writer.told_s - told_s)
+        began = time.perf_counter()
+        logits = self._predict(self.data.val)
+        eval_s = time.perf_counter() - began
+        self.writer.finish()
+        if not logits.finite:
+            recorder.diverged(epoch, "the outputs on validation are not finite")
+        val = self._score(logits, self.data.val)
+        best = recorder.best
+        is_best = best is None or val["mean_f1"] > best.mean_f1
+        report = EpochReport(
+            epoch=epoch,
+            lr=lr,
+            train_loss=train_loss,
+            val_loss=val["loss"],
+            val_age_acc=val["age_acc"],
+            val_age_f1m=val["age_f1m"],
+            val_gen_acc=val["gen_acc"],
+            val_gen_f1m=val["gen_f1m"],
+            mean_f1=val["mean_f1"],
+            best_epoch=epoch if best is None or is_best else best.epoch,
+            best_mean_f1=val["mean_f1"] if best is None or is_best else best.mean_f1,
+            train_s=train_s,
+            eval_s=eval_s,
+            images_per_s=len(self.data.train) / train_s,
+            peak_memory_gib=peak_memory_gib(self.device),
+            constant_mean_f1=self.constant_mean_f1,
+        )
+        state = self.state()
+        write_best = self._best_writer(epoch, logits, val, state["model"]) if is_best else None
+
+        def write() -> None:
+            if write_best is not None:
+                write_best()
+            recorder.commit(report, state)
+
+        self.writer.submit(report, write)
+
+    def _train(self, epoch: int, lr: float) -> float:
+        """Train one epoch and return its mean loss."""
+        config, data = self.config, self.data
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # Dropout draws from the global generator, augmentation from its own, on the CPU for every device.
+        torch.manual_seed(derived_seed(config.seed, epoch, "dropout"))
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "augmentation"))
+        self.network.train()
+        loss_sum = torch.zeros((), device=self.device)
+        batches = train_batches(
+            data.cache, data.train.cache_rows, data.train.rows.age, data.train.rows.gender,
+            batch_size=config.batch_size, seed=config.seed, epoch=epoch, device=self.device,
+        )  # fmt: skip
+        seen = 0
+        with contextlib.closing(batches):
+            for step, batch in enumerate(batches):
+                params = draw_params(len(batch.age), self.image_size, generator)
+                images = augment(batch.images, params, self.image_size)
+                loss_sum += self._step(images, batch.age, batch.gender) * len(batch.age)
+                seen += len(batch.age)
+                beat()
+                self.writer.poll()
+                if step % _STEPS_BETWEEN_CHECKS == 0:
+                    self._check_loss(epoch, loss_sum, seen)
+        return self._check_loss(epoch, loss_sum, seen)
+
+    def _step(self, images: Tensor, age: Tensor, gender: Tensor) -> Tensor:
+        """Take one optimizer step on a batch and return its loss, a detached scalar on the device."""
+        totals = self.objective.totals(age, gender)
+        part = self.config.micro_batch_size or len(age)
+        loss = torch.zeros((), device=self.device)
+        for i in range(0, len(age), part):
+            piece = images[i : i + part].contiguous(memory_format=self.memory_format)
+            with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                age_logits, gender_logits = self.network(piece)
+            piece_loss = self.objective.loss(age_logits, gender_logits, age[i : i + part], gender[i : i + part], totals)
+            self.scaler.scale(piece_loss).backward()
+            loss += piece_loss.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _check_loss(self, epoch: int, loss_sum: Tensor, seen: int) -> float:
+        loss = loss_sum.item() / seen
+        if not math.isfinite(loss) or loss > DIVERGED_LOSS:
+            self.writer.finish()
+            self.recorder.diverged(epoch, f"the training loss is {loss:.3g}")
+        return loss
+
+    def _predict(self, split: Split) -> Logits:
+        config = self.config
+        # Without gradients a pass holds far less: a larger batch keeps a GPU busy. A CPU gains nothing by it.
+        batch_size = config.eval_batch_size or config.batch_size * (4 if self.device.type == "cuda" else 1)
+        return predict(
+            self.network, self.data.cache, split, image_size=self.image_size, batch_size=batch_size,
+            device=self.device, amp_dtype=self.amp_dtype, memory_format=self.memory_format,
+        )  # fmt: skip
+
+    def _score(self, logits: Logits, split: Split) -> dict[str, float]:
+        objective = self.objective
+        return split_metrics(
+            logits.age, logits.gender, split.rows.age, split.rows.gender,
+            age_weights=objective.age_weights.cpu().numpy(), gender_weights=objective.gender_weights.cpu().numpy(),
+            age_loss_weight=objective.age_loss_weight, batch_size=self.config.batch_size,
+        )  # fmt: skip
+
+    def _best_writer(
+        self, epoch: int, val_logits: Logits, val_metrics: dict[str, float], weights: Mapping[str, Tensor]
+    ) -> Callable[[], None]:
+        """Score the test split with the weights of a new best epoch; return what writes all that is said of them."""
+        config, test = self.config, self.data.test
+        began = time.perf_counter()
+        test_logits = self._predict(test)
+        test_s = time.perf_counter() - began
+        weights_path = ensure_weights(config.backbone, config.weights)
+        return functools.partial(
+            self.recorder.write_best,
+            epoch,
+            weights,
+            val=(val_logits, val_metrics),
+            test=(test_logits, self._score(test_logits, test)),
+            model_facts={
+                "backbone": config.backbone,
+                "num_params": num_params(self.model),
+                "image_size": self.image_size,
+                "weights": config.weights if config.weights in ("imagenet", "none") else "file",
+                "weights_sha256": file_digest(weights_path) if weights_path else None,
+            },
+            provenance=provenance(
+                self.device,
+                seed=config.seed,
+                config_digest=config.digest(),
+                data_digest=self.data.digest,
+                amp_dtype=str(self.amp_dtype).removeprefix("torch.") if self.amp_dtype else "float32",
+                micro_batch_size=config.micro_batch_size,
+            ),
+            eval_images_per_s=len(test) / test_s,
+        )
+
+
+def _copied(value: Any) -> Any:
+    """Return a nested dict or list with every tensor copied to host memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value

@@ -1,0 +1,54 @@
+"""Logits of a whole split, read from the device once."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fairface_core.dataset.prepare import Split
+from fairface_core.images.cache import ImageCache
+from fairface_core.machine.pulse import beat
+from fairface_core.scoring.metrics import Logits
+from fairface_core.training.augment import prepare_eval
+from fairface_core.training.batches import eval_batches
+
+
+def predict(
+    model: nn.Module,
+    cache: ImageCache,
+    split: Split,
+    *,
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    amp_dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Logits:
+    """Run the model over a split without gradients.
+
+    Args:
+        model: Returns (age logits, gender logits).
+        cache: Decoded images.
+        split: Which of them.
+        image_size: Square input, pixels.
+        batch_size: Images per pass.
+        device: Where the model is.
+        amp_dtype: Autocast type, or None for float32.
+        memory_format: Layout of the input batch.
+    """
+    was_training = model.training
+    model.eval()
+    age, gender = [], []
+    with torch.inference_mode(), torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+        for batch in eval_batches(
+            cache, split.cache_rows, split.rows.age, split.rows.gender, batch_size=batch_size, device=device
+        ):
+            images = prepare_eval(batch.images, image_size).contiguous(memory_format=memory_format)
+            age_logits, gender_logits = model(images)
+            age.append(age_logits.float())
+            gender.append(gender_logits.float())
+            beat()
+        # One read for the split: a read per batch would wait for the device each time.
+        logits = Logits(torch.cat(age).cpu().numpy(), torch.cat(gender).cpu().numpy())
+    model.train(was_training)
+    return logits

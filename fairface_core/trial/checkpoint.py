@@ -1,0 +1,179 @@
+"""Full training state each epoch, best weights, and loading that either works or says why not.
+
+Files that may come from a stranger are read by files/tensors.py: with `weights_only=True` and never otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from fairface_core.errors import CheckpointError, one_line
+from fairface_core.files.folder import Folder
+from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors
+
+STATE = "state.pt"
+PREVIOUS_STATE = "state.prev.pt"
+BEST = "best.pt"
+STATE_SCHEMA = 1
+
+# state.pt = torch's zip + this trailer, so that the digest is computed while the file is streamed out.
+_TRAILER = b"\nfairface-state-1 "
+_TRAILER_LENGTH = len(_TRAILER) + 64
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A `best.pt`: `{"model": state_dict, "cfg": {...}, "epoch": int}`, ours or the original script's."""
+
+    model: Mapping[str, Any]
+    cfg: Mapping[str, Any]
+    epoch: int
+
+
+def save_best(folder: Folder, model: Mapping[str, Any], cfg: Mapping[str, Any], epoch: int, *, alias: str) -> None:
+    """Write `best.pt` and the same content as `alias` (a hard link where the file system has them).
+
+    Equal weights and configuration give equal bytes: `cfg` holds no path of this machine.
+    """
+    # Pickle writes a string that it has met before as a reference: equal values must not now and then be one object.
+    content = {"model": dict(model), "cfg": json.loads(json.dumps(dict(cfg))), "epoch": epoch}
+    folder.write(BEST, lambda file: _save(content, file))
+    folder.link(BEST, alias)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint from disk.
+
+    Raises:
+        CheckpointError: If it is absent, damaged, hostile or not a checkpoint of this project.
+    """
+    where = one_line(str(path))
+    try:
+        content = read_tensors(path, where)
+    except TensorFileError as error:
+        raise CheckpointError(f"{error}; give a best.pt that this project, or the original script, wrote") from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(f'{where}: not a checkpoint: expected {{"model": ..., "cfg": ..., "epoch": ...}}')
+    cfg, epoch = content.get("cfg"), content.get("epoch")
+    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("backbone"), str):
+        raise CheckpointError(f'{where}: its "cfg" names no backbone, so the model cannot be built')
+    return Checkpoint(content["model"], cfg, epoch if isinstance(epoch, int) else 0)
+
+
+def save_state(folder: Folder, state: Mapping[str, Any]) -> None:
+    """Write the training state; the one before it stays as `state.prev.pt`.
+
+    A kill while the new state is written, which takes most of the time, leaves two different states: the names change
+    hands only when it is whole.
+    """
+    whole = {"schema_version": STATE_SCHEMA, **state}
+    folder.write(STATE, lambda file: _stream_state(whole, file), previous=PREVIOUS_STATE)
+
+
+def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[str, Any] | None:
+    """Return the newest whole training state, or None if none was ever written.
+
+    A damaged newest state is named in a warning and removed, and the previous one is used.
+
+    Raises:
+        CheckpointError: If states exist and none is whole, or they belong to another configuration or data set.
+    """
+    problems: list[str] = []
+    for name in (STATE, PREVIOUS_STATE):
+        where = f"{folder.uri}/{name}"
+        try:
+            state = _read_state(folder.read(name, limit=MAX_BYTES), where)
+        except FileNotFoundError:
+            continue
+        except CheckpointError as error:
+            problems += error.problems
+            continue
+        for key, mine, what in (
+            ("config_digest", config_digest, "configuration"),
+            ("data_digest", data_digest, "data set (labels, images, split or policies)"),
+        ):
+            if state.get(key) != mine:
+                raise CheckpointError(
+                    f"{where}: written by another {what} ({state.get(key)}, now {mine}); "
+                    "go back to the old one, or choose another output folder"
+                )
+        if problems:
+            # Otherwise the next save would push the damaged file over the good one.
+            folder.remove(STATE)
+            warnings.warn(f"{'; '.join(problems)}; going on from {name}, epoch {state.get('epoch')}", stacklevel=2)
+        return state
+    if problems:
+        raise CheckpointError(
+            [*problems, f"{folder.uri}: no whole training state is left; delete the folder to train it anew"]
+        )
+    return None
+
+
+def remove_states(folder: Folder) -> None:
+    """Delete the full states of a run that will not go on. Weights and reports stay."""
+    folder.remove(STATE)
+    folder.remove(PREVIOUS_STATE)
+
+
+class _Writer(io.RawIOBase):
+    """A file that hashes what passes through, and remembers why it was refused. torch.save writes sequentially."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.refusal: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+
+def _save(content: Mapping[str, Any], file: BinaryIO) -> str:
+    """Write with torch.save; return the digest of what was written.
+
+    Raises:
+        OSError: The file system's own. torch 2.14 closes its zip on the way out, which fails again: a full disk would be
+            told as `RuntimeError: unexpected pos 14081792 vs 14081684`.
+    """
+    writer = _Writer(file)
+    try:
+        torch.save(dict(content), cast(BinaryIO, writer))
+    except RuntimeError as error:
+        if writer.refusal is not None:
+            raise writer.refusal from error
+        raise
+    return writer.digest.hexdigest()
+
+
+def _stream_state(state: Mapping[str, Any], file: BinaryIO) -> None:
+    digest = _save(state, file)
+    file.write(_TRAILER + digest.encode())
+
+
+def _read_state(raw: bytes, where: str) -> dict[str, Any]:
+    body, trailer = memoryview(raw)[:-_TRAILER_LENGTH], raw[-_TRAILER_LENGTH:]
+    if not trailer.startswith(_TRAILER) or hashlib.sha256(body).hexdigest().encode() != trailer[len(_TRAILER) :]:
+        raise CheckpointError(f"{where}: damaged (cut short or changed: its checksum does not hold)")
+    try:
+        state = load_tensors(bytes(body), where)
+    except TensorFileError as error:
+        raise CheckpointError(error.problems) from error
+    if not isinstance(state, dict) or state.get("schema_version") != STATE_SCHEMA:
+        raise CheckpointError(f"{where}: not a training state of this version")
+    return state

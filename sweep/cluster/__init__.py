@@ -1,0 +1,1 @@
+"""Starts or joins Ray, keeps it private, and watches for signals."""

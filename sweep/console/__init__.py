@@ -1,0 +1,1 @@
+"""What a sweep says on the terminal: dry run, progress, summary."""

@@ -1,0 +1,118 @@
+"""What `--dry-run` prints: the trials, what they can cost at worst, what ASHA may save, and the disk they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.plan.cost import disk_bytes, expected_epochs
+from sweep.plan.names import short_number
+from sweep.plan.plan import Plan, PlannedTrial
+from sweep.space.spec import BUDGET, SEED
+
+
+def describe_plan(plan: Plan, *, max_rows: int = 60, estimate: bool = True) -> RenderableType:
+    """Return what a person wants to see before saying yes, for `rich.print`.
+
+    Args:
+        plan: The plan.
+        max_rows: Most trials that are listed one by one.
+        estimate: Whether to simulate what ASHA saves (imports Ray's ASHA).
+    """
+    parts: list[RenderableType] = [_summary(plan), _group_table(plan), _trial_table(plan.trials, max_rows)]
+    parts += [Text(line) for line in _cost_lines(plan, estimate)]
+    parts += [Text.assemble(("note: ", "yellow"), note) for note in plan.notes]
+    return Group(*parts)
+
+
+def _summary(plan: Plan) -> Text:
+    seeds = list(dict.fromkeys(trial.seed for trial in plan.trials))
+    configs = len({trial.config_id for trial in plan.trials})
+    return Text(
+        f"{_count(len(plan.trials), 'trial')}: {_count(configs, 'configuration')} x {_count(len(seeds), 'seed')}, "
+        f"{_count(plan.epochs, 'epoch')} each; {plan.scheduler.kind} by {plan.group_by}",
+        style="bold",
+    )
+
+
+def _group_table(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (plan.group_by, "trials", "explore", "cpu", "gpu", "disk GiB", "values"):
+        table.add_column(name, justify="left" if name in (plan.group_by, "values") else "right")
+    varying = _varying(plan)
+    for group, trials in plan.groups().items():
+        table.add_row(
+            Text(group),
+            str(len(trials)),
+            str(sum(trial.explores for trial in trials)),
+            _span([trial.cpu for trial in trials]),
+            _span([trial.gpu for trial in trials]),
+            f"{disk_bytes(trials) / 2**30:.1f}",
+            Text("; ".join(f"{key} {_values(trials, key)}" for key in varying)),
+        )
+    return table
+
+
+def _trial_table(trials: Sequence[PlannedTrial], max_rows: int) -> RenderableType:
+    shown = trials if len(trials) <= max_rows else trials[: max_rows // 2]
+    lines = [f"  {trial.trial_id}{'' if trial.explores else '   (if its configuration wins)'}" for trial in shown]
+    if len(shown) < len(trials):
+        lines.append(f"  ... and {len(trials) - len(shown):,} more, all in plan.json once the sweep starts")
+    return Text("\n".join(["Trials, the longest first:", *lines, ""]))
+
+
+def _cost_lines(plan: Plan, estimate: bool) -> list[str]:
+    worst = plan.worst_case_epochs()
+    full = len(plan.trials) * plan.epochs
+    every = f" (every trial in full: {full:,})" if worst < full else ""
+    lines = [f"Worst case: {worst:,} epochs of training{every}."]
+    expected = expected_epochs(plan) if estimate else None
+    if expected is not None:
+        confirmed = ", winners confirmed in full" if plan.scheduler.confirm else ""
+        lines.append(
+            f"Expected with ASHA: about {expected:,} epochs{confirmed}: {full / expected:.1f}x fewer than every trial "
+            "in full. Simulated with configurations that keep their order from the first epoch on."
+        )
+    lines.append(
+        f"Disk: up to {disk_bytes(plan.trials) / 2**30:.1f} GiB, the largest trial "
+        f"{max(disk_bytes([trial]) for trial in plan.trials) / 2**30:.1f} GiB (two states and the best weights); "
+        "states that no winner can need are removed as the sweep goes."
+    )
+    return lines
+
+
+def _varying(plan: Plan) -> list[str]:
+    keys = dict.fromkeys(key for trial in plan.trials for key in trial.config)
+    return [
+        key
+        for key in keys
+        if key not in (SEED, BUDGET, plan.group_by) and len({repr(t.config.get(key)) for t in plan.trials}) > 1
+    ]
+
+
+def _values(trials: Sequence[PlannedTrial], key: str) -> str:
+    values = list(dict.fromkeys(trial.config.get(key) for trial in trials))
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) == len(values) > 6:
+        return f"{_shown(min(numbers))} to {_shown(max(numbers))} ({len(values)} values)"
+    return ", ".join(map(_shown, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "null" if value is None else str(value)
+    return short_number(value)
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

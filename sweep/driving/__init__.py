@@ -1,0 +1,1 @@
+"""Drives the trials of a plan under Ray Tune, and keeps the ledger of them."""

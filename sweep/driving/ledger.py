@@ -1,0 +1,242 @@
+"""Which trials run, ran and come next: the driver's one view of a sweep, and the one writer of what it decides.
+
+Everything here follows from plan.json and the trial folders; nothing needs Ray. `fit` writes `running`, `completed` and
+`diverged`; this module writes `planned`, `stopped`, `failed`, `skipped`, and `decisions.json`, each before anything
+else acts on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fairface_core.errors import StorageError
+from fairface_core.files.folder import Folder, write_json
+from fairface_core.trial.reports import EPOCH_FIGURES
+from fairface_core.trial.writing import write_status
+from sweep.driving.placement import Needs, Placement
+from sweep.driving.trials import ERROR_FILE, Leg, Trial, open_trial
+from sweep.driving.worker import Ending
+from sweep.plan.plan import Plan
+from sweep.policy.confirm import GroupChoice, choose_group
+from sweep.policy.states import CONFIRM, DECISIONS_FILE, EXPLORE, Phase, RungDecision, TrialState, decisions_to_json
+from sweep.run_folder.records import RunRecord
+
+# What fairface_core.trial.checkpoint writes, without importing torch (a test holds them together).
+STATE_FILES = ("state.pt", "state.prev.pt")
+# An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
+_WRITE_PAUSES_S = (0.5, 2.0, 8.0)
+MAX_HALVINGS = 1
+
+
+class Ledger:
+    """All trials of a sweep.
+
+    Args:
+        run: The run folder.
+        plan: The plan.
+        confirm: Whether winners are brought to the full budget.
+        max_retries: Further tries of a trial that crashed or hung.
+        record: The run as it stands on disk, for a resume; None for a new one.
+    """
+
+    def __init__(
+        self, run: Folder, plan: Plan, *, confirm: bool, max_retries: int, record: RunRecord | None = None
+    ) -> None:
+        self.run, self.plan = run, plan
+        self.notes: list[str] = []
+        self.confirms, self._max_retries = confirm, max_retries
+        found = {one.trial_id: one for one in record.records} if record else {}
+        self.trials = {
+            planned.trial_id: open_trial(
+                planned, run.sub("trials", planned.trial_id), found.get(planned.trial_id), self.notes
+            )
+            for planned in plan.trials
+        }
+        self.groups: dict[str, tuple[Trial, ...]] = {
+            group: tuple(self.trials[planned.trial_id] for planned in members)
+            for group, members in plan.groups().items()
+        }
+        # None: something changed since it was asked for.
+        self._choices: dict[str, GroupChoice | None] = dict.fromkeys(self.groups)
+
+    # What comes next.
+
+    def open_for_resume(self) -> None:
+        """Set every trial that is to go on to `planned`, those that failed included."""
+        for trial in self.trials.values():
+            if trial.status in ("running", "failed"):
+                trial.attempts += 1
+                self._mark(trial, "planned", "goes on after a restart of the sweep")
+
+    def states(self) -> tuple[TrialState, ...]:
+        """Return what the scheduler needs to refill its rungs, in plan order."""
+        return tuple(trial.state() for trial in self.trials.values())
+
+    def settle(self) -> None:
+        """Bring what stands on disk in line with the policy: stopped, skipped, pruned states."""
+        for group in self.groups:
+            choice = self._choice(group)
+            for trial in map(self.trials.__getitem__, choice.stopped):
+                if trial.status != "stopped" and trial.stop is not None:
+                    self._mark(trial, "stopped", trial.stop.reason(), trial.stop.detail())
+            for trial in map(self.trials.__getitem__, choice.skipped):
+                if trial.status != "skipped":
+                    self._mark(trial, "skipped", choice.skip_reason)
+            for trial in map(self.trials.__getitem__, choice.prune):
+                if not trial.pruned and trial.leg is None:
+                    for name in STATE_FILES:
+                        self._store(lambda trial=trial, name=name: trial.folder.remove(name))  # type: ignore[misc]
+                    trial.pruned = True
+
+    def next_leg(self, placement: Placement) -> Leg | None:
+        """Return the leg to hand to Ray now, or None while nothing may be handed over."""
+        for group in self.groups:
+            choice = self._choice(group)
+            phase: Phase = CONFIRM if choice.over else EXPLORE
+            refused: set[Needs] = set()
+            for trial in map(self.trials.__getitem__, choice.confirm if choice.over else choice.explore):
+                if trial.leg is not None or trial.needs in refused:
+                    continue
+                if placement.may_submit(trial.needs):
+                    trial.legs += 1
+                    trial.leg = Leg(trial, phase, trial.legs)
+                    placement.submitted(trial.needs)
+                    return trial.leg
+                refused.add(trial.needs)
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing is left to run."""
+        return all(
+            self._choice(group).done and all(trial.leg is None for trial in trials)
+            for group, trials in self.groups.items()
+        )
+
+    def choices(self) -> dict[str, GroupChoice]:
+        """Return what each group needs now."""
+        return {group: self._choice(group) for group in self.groups}
+
+    def _choice(self, group: str) -> GroupChoice:
+        choice = self._choices[group]
+        if choice is None:
+            states = [trial.state() for trial in self.groups[group]]
+            choice = self._choices[group] = choose_group(states, confirm=self.confirms)
+        return choice
+
+    # What happens.
+
+    def decided(self, decision: RungDecision) -> None:
+        """Store a rung's decision; the scheduler calls this before Ray hears of it.
+
+        Raises:
+            StorageError: It cannot be stored, so it must not count as made.
+        """
+        trial = self.trials[decision.trial_id]
+        decisions = (*trial.decisions, decision)
+        self._store(lambda: write_json(trial.folder, DECISIONS_FILE, decisions_to_json(decisions)))
+        trial.decisions = decisions
+        self._choices[trial.group] = None
+
+    def began(self, leg: Leg) -> None:
+        """A worker has the leg."""
+        leg.started = True
+        leg.trial.status, leg.trial.reason = "running", ""
+        self._choices[leg.trial.group] = None
+
+    def epoch(self, leg: Leg, figures: Mapping[str, Any]) -> None:
+        """An epoch is complete on disk."""
+        trial, number = leg.trial, int(figures["epoch"])
+        # A retry repeats the epoch that its predecessor had not committed.
+        trial.scores[number - 1 :] = [float(figures["mean_f1"])]
+        trial.history[number - 1 :] = [{name: figures[name] for name in EPOCH_FIGURES if name in figures}]
+        self._choices[trial.group] = None
+
+    def ended(self, leg: Leg, ending: Ending | None) -> bool:
+        """Note how a leg ended.
+
+        Args:
+            leg: The leg.
+            ending: How; None if the scheduler stopped it.
+
+        Returns:
+            Whether the trial will be tried again.
+        """
+        trial = leg.trial
+        trial.leg = None
+        self._choices[trial.group] = None
+        again = False
+        if ending is None and trial.stop is not None:
+            self._mark(trial, "stopped", trial.stop.reason(), trial.stop.detail())
+        elif ending is not None and ending.kind in ("completed", "diverged"):
+            trial.status, trial.reason = ending.kind, ending.reason
+        else:
+            again = self._failed(trial, ending or Ending("error", "the trial ended without saying how"))
+        self.settle()
+        return again
+
+    def _failed(self, trial: Trial, ending: Ending) -> bool:
+        trial.failures += 1
+        if ending.traceback:
+            # Its own file: a reason is read by people, a traceback by those who mend programs.
+            with contextlib.suppress(StorageError):
+                trial.folder.write(ERROR_FILE, ending.traceback.encode(errors="replace"))
+        if ending.kind == "oom":
+            again = trial.halvings < MAX_HALVINGS
+            trial.halvings += again
+        else:
+            again = ending.retry and trial.failures <= self._max_retries
+        if again:
+            trial.attempts += 1
+            trial.status, trial.reason = "planned", f"retry after {ending.kind}: {ending.reason}"
+            return True
+        tries = f" ({trial.attempts} attempts)" if trial.attempts > 1 else ""
+        detail = {"kind": ending.kind, "attempts": trial.attempts, "half_micro_batch": trial.halvings > 0}
+        self._mark(trial, "failed", f"{ending.kind}: {ending.reason}{tries}", detail)
+        return False
+
+    def interrupted(self, signal_name: str) -> None:
+        """Say of every trial that was running that it goes on with --resume."""
+        for trial in self.trials.values():
+            if trial.leg is not None and trial.leg.started:
+                with contextlib.suppress(StorageError):
+                    self._mark(trial, "planned", f"interrupted by {signal_name}; goes on with --resume")
+            trial.leg = None
+
+    def count(self, *statuses: str, among: Iterable[Trial] | None = None) -> int:
+        """Return how many trials have one of these statuses."""
+        return sum(trial.status in statuses for trial in (self.trials.values() if among is None else among))
+
+    # Writing.
+
+    def _mark(
+        self,
+        trial: Trial,
+        status: str,
+        reason: str,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        trial.status, trial.reason = status, reason
+        self._choices[trial.group] = None
+        self._store(
+            lambda: write_status(
+                trial.folder,
+                status,
+                reason=reason,
+                detail=detail,
+                epochs_trained=len(trial.scores),
+                attempts=trial.attempts,
+            )
+        )
+
+    def _store(self, write: Callable[[], None]) -> None:
+        for pause_s in _WRITE_PAUSES_S:
+            try:
+                write()
+                return
+            except StorageError:
+                time.sleep(pause_s)
+        write()

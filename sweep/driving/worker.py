@@ -1,0 +1,246 @@
+"""What a worker process runs: one leg of one trial, from its own state to its end or to the next stop. No ray here.
+
+A leg tells how it ended instead of raising, wherever it can: the driver then needs no unpickled exception to decide
+between a retry and an end. Only the death of the process is left for Ray to tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import functools
+import gc
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import fairface_core
+from fairface_core.config import TrainConfig, default_cache_dir, make_config
+from fairface_core.errors import FairfaceError, StorageError, TrainingDiverged
+from fairface_core.files.folder import open_folder
+from fairface_core.trial.reading import read_epochs
+from fairface_core.trial.reports import EpochReport
+from fairface_core.trial.writing import write_status
+
+# The seam: the function that trains, and the module that is asked before (beside it, where none is named).
+FIT = "fairface_core.training.fit:fit"
+_CHECKS = {FIT: "fairface_core.training.preparation"}
+# Key of a trial's last report to Ray; its value is an Ending as a dict.
+ENDING_KEY = "ending"
+NOTES_KEY = "notes"
+
+EndingKind = Literal["completed", "diverged", "oom", "device", "storage", "error", "crash", "stalled"]
+# The file system says no, and will say it again.
+_LASTING = frozenset(
+    (
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
+        errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EINVAL, errno.ELOOP,
+    )
+)  # fmt: skip
+_OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+_DEVICE_WORDS = ("cuda error", "cudnn", "cublas", "nccl", "hip error", "mps backend", "device-side assert")
+_TRACEBACK_LINES = 60
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a leg ended.
+
+    Attributes:
+        kind: What happened. `crash` and `stalled` are the driver's words for a process that is gone or was killed.
+        reason: One sentence; empty for `completed`.
+        retry: Whether another try from the last state may go better.
+        traceback: For `error.txt` and --debug; empty where the reason says it all.
+    """
+
+    kind: EndingKind
+    reason: str = ""
+    retry: bool = False
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One leg, as it crosses from the driver to a worker.
+
+    Attributes:
+        trial_id: Our stable id.
+        config: TrainConfig fields, paths absolute.
+        attempt: 1 for the first try of the trial, one more after each failure.
+        gpu: GPUs that were given to it, 0 to 1.
+        halvings: How often its micro-batch is halved, for it ran out of memory.
+        epochs_heard: Epochs whose figures the driver has. A worker that died between writing an epoch and reporting it
+            leaves more on disk.
+        demo: Sizes of the built-in faces, to be drawn where they are absent; None for images of the user's.
+        fit: `module:function` of the seam.
+    """
+
+    trial_id: str
+    config: dict[str, Any]
+    attempt: int = 1
+    gpu: float = 0.0
+    halvings: int = 0
+    epochs_heard: int = 0
+    demo: dict[str, int] | None = None
+    fit: str = FIT
+
+
+def seam(fit: str) -> Callable[..., Any]:
+    """Return the function that trains, from `module:function`."""
+    return cast("Callable[..., Any]", getattr(importlib.import_module(fit.partition(":")[0]), fit.partition(":")[2]))
+
+
+def checks(fit: str) -> ModuleType:
+    """Return the module with `check_config`, `data_key` and `prepare_data` for a `module:function` that trains."""
+    return importlib.import_module(_CHECKS.get(fit, fit.partition(":")[0]))
+
+
+def demo_folder(sizes: Mapping[str, int]) -> Path:
+    """Return the folder of the built-in faces on this node; they are drawn if they are not there."""
+    from fairface_core.demo.folder import demo_root
+
+    return demo_root(default_cache_dir(), **sizes)
+
+
+def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
+    """Train a trial from its last state.
+
+    Args:
+        task: The leg.
+        report: Called with each epoch's figures, when all files of the epoch are on disk. It may raise SystemExit to
+            end the leg there; nothing is written after it.
+
+    Returns:
+        How it ended.
+    """
+    print(f"{task.trial_id}: attempt {task.attempt}, process {os.getpid()}", flush=True)
+    notes: list[str] = []
+
+    def on_epoch(epoch: EpochReport) -> None:
+        figures = dataclasses.asdict(epoch)
+        print(f"{task.trial_id}: epoch {epoch.epoch}, mean_f1 {epoch.mean_f1:.4f}", flush=True)
+        if notes:
+            figures[NOTES_KEY] = notes.copy()
+            notes.clear()
+        report(figures)
+
+    try:
+        with _noted_warnings(notes):
+            _limit_gpu(task.gpu)
+            fit = seam(task.fit)
+            _spare_imports()
+            config = _config(task)
+            # `fit` keeps the number of attempts that it finds.
+            written = _epochs_on_disk(config)
+            write_status(open_folder(config.out_dir), "running", epochs_trained=len(written), attempts=task.attempt)
+            # Otherwise a rung at such an epoch would never be asked.
+            for epoch in written[task.epochs_heard :]:
+                on_epoch(epoch)
+            fit(config, on_epoch=on_epoch)
+        ending = Ending("completed")
+    except Exception as error:  # noqa: BLE001 - the border of the process: whatever it is, the driver words it
+        ending = classify(error)
+    finally:
+        _free_memory()
+    print(f"{task.trial_id}: {ending.kind} {ending.reason}\n{ending.traceback}".rstrip(), flush=True)
+    return ending
+
+
+def classify(error: Exception) -> Ending:
+    """Say what an exception means for the trial: whether it would only repeat, and in what words it is told."""
+    text = str(error).strip()
+    first = next(iter(text.splitlines()), type(error).__name__)
+    if isinstance(error, TrainingDiverged):
+        return Ending("diverged", first)
+    if _is_out_of_memory(error, text):
+        return Ending("oom", first, retry=True)
+    trace = "".join(traceback.format_exception(error)[-_TRACEBACK_LINES:])
+    if isinstance(error, StorageError | OSError):
+        code = error.errno if isinstance(error, OSError) else getattr(error.__cause__, "errno", None)
+        return Ending("storage", text.replace("\n", "; "), retry=code not in _LASTING, traceback=trace)
+    if isinstance(error, FairfaceError):
+        return Ending("error", "; ".join(error.problems))
+    if isinstance(error, RuntimeError) and any(word in text.lower() for word in _DEVICE_WORDS):
+        return Ending("device", f"{type(error).__name__}: {first}", retry=True, traceback=trace)
+    return Ending("error", f"{type(error).__name__}: {first}", traceback=trace)
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(word in text.lower() for word in _OOM_WORDS)
+
+
+def _config(task: Task) -> TrainConfig:
+    # The built-in faces lie in each node's own cache folder.
+    root = {} if task.demo is None else {"root": str(demo_folder(task.demo))}
+    config = make_config({**task.config, **root})
+    for _ in range(task.halvings):
+        config = config.with_half_micro_batch()
+    return config
+
+
+def _epochs_on_disk(config: TrainConfig) -> list[EpochReport]:
+    """Return the epochs in history.csv. `fit` may repeat the last one, with the same figures."""
+    with contextlib.suppress(FileNotFoundError):
+        return read_epochs(open_folder(config.out_dir))
+    return []
+
+
+@contextlib.contextmanager
+def _noted_warnings(notes: list[str]) -> Iterator[None]:
+    """Collect what our own code warns of, such as a damaged state that the one before it replaced."""
+    ours = str(Path(fairface_core.__file__).resolve().parent) + os.sep
+    shown = warnings.showwarning
+
+    def note(message: Any, category: type[Warning], filename: str, *rest: Any, **options: Any) -> None:
+        if filename.startswith(ours):
+            notes.append(str(message))
+        shown(message, category, filename, *rest, **options)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"fairface_core\.")
+        warnings.showwarning = note
+        yield
+
+
+def _limit_gpu(gpu: float) -> None:
+    """Hide GPUs that were not given (Ray 2.60 leaves them visible to a worker with 0), and keep to a share of one."""
+    if gpu == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    import torch
+
+    if gpu < 1 and torch.cuda.is_available():
+        # One trial that wants too much runs out of memory itself, and not its neighbor.
+        torch.cuda.set_per_process_memory_fraction(gpu)
+
+
+@functools.cache
+def _spare_imports() -> None:
+    """Take what the imports made out of the collector's rounds, once: with torch and Ray loaded each took 80 ms a trial."""
+    gc.collect()
+    gc.freeze()
+
+
+def _free_memory() -> None:
+    """Give back what the trial held: the process may train another one next."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    # Ray runs each trial in a new thread, and glibc gives threads heaps of their own: what one trial freed the next would
+    # not use. A reused worker kept 42 MiB in each of its heaps (a small network at 32 px; tests/faults/test_soak.py).
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

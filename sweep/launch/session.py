@@ -1,0 +1,282 @@
+"""A sweep from its checked space to its report: preflight, run folder, Ray, trials, results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fairface_core.backbones import relative_cost
+from fairface_core.console import print_problems, progress_bar
+from fairface_core.errors import ConfigError, FairfaceError, StorageError
+from fairface_core.files.folder import Folder, open_folder
+from sweep.cluster import connect as clusters
+from sweep.cluster.head_watch import HeadWatch
+from sweep.cluster.private import private_folder
+from sweep.cluster.signals import Interrupted, StopSignals, end_now
+from sweep.console.progress import Progress
+from sweep.console.summary import print_closing, print_header, print_notes
+from sweep.driving.ledger import Ledger
+from sweep.driving.trials import Leg
+from sweep.driving.worker import FIT, Ending, Task, demo_folder
+from sweep.launch.curves import Curves
+from sweep.launch.preflight import Launch, check, check_name, name_problems
+from sweep.launch.session_log import SessionLog
+from sweep.plan.expand import make_plan
+from sweep.plan.plan import Plan, PlannedTrial
+from sweep.results.benchmark import BenchmarkTable
+from sweep.run_folder.lock import RunLock, locked
+from sweep.run_folder.records import RunRecord, read_run
+from sweep.run_folder.request import check_same, complete, write_new
+from sweep.space.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the space.
+
+    Attributes:
+        storage: Folder or object-store URI that run folders lie in.
+        address: Of a Ray cluster to join; None to start Ray here.
+        resume: Go on with a run.
+        force: Go on though the program has changed.
+        yes: Go on though an estimate says that it may not fit, or that it is very large.
+        fit: `module:function` that trains; tests give a fake.
+    """
+
+    storage: str = "runs"
+    address: str | None = None
+    resume: bool = False
+    force: bool = False
+    yes: bool = False
+    fit: str = FIT
+
+
+def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Console) -> int:
+    """Run a sweep, or go on with one.
+
+    Args:
+        spec: The space.
+        options: What the command line says beside it.
+        signals: Entered; asked whether to stop.
+        console: Where everything but problems is printed.
+
+    Returns:
+        The exit code: 0, or 1 if a trial failed or none was completed.
+
+    Raises:
+        FairfaceError: Bad input (exit code 2; nothing was changed), or a storage that refuses.
+        Interrupted: A signal asked to stop. Everything can be resumed.
+    """
+    if options.resume and spec.name is None:
+        raise ConfigError("--resume: which run? give its --name (the space names none)")
+    run = open_folder(options.storage).sub(spec.run_name(datetime.now()))
+    if options.resume:
+        check_name(run, resume=True)
+    clusters.prepare(options.address)
+    with contextlib.ExitStack() as stack:
+        joined = stack.enter_context(clusters.connected(options.address)) if options.address else None
+        signals.install()
+        nodes = joined.nodes if joined else (clusters.this_machine(),)
+        plan = make_plan(spec, yes=options.yes, auto_gpu=_auto_gpu(spec, nodes))
+        tasks = _tasks(spec, plan, run, options.fit)
+        notes, record, lock = [*plan.notes], None, None
+        if options.resume:
+            lock = stack.enter_context(locked(run))
+            record = read_run(run)
+            notes += check_same(record, plan, force=options.force)
+            complete(run, spec)
+        session = _Session(spec, run, plan, tasks, record, signals, console)
+        if session.over:
+            return session.results()
+        with progress_bar("decoding images") as progress:
+            taken = [] if options.resume else name_problems(run, resume=False)
+            request = Launch(run, plan, tasks, nodes, joined, spec.resources.max_concurrent, _todo(plan, record))
+            notes += check(request, taken, progress=progress, yes=options.yes)
+        if lock is None:
+            # Only now is anything written: until here another driver may have taken the name.
+            lock = stack.enter_context(locked(run))
+            check_name(run, resume=False)
+            write_new(run, spec, plan)
+        cluster = joined or stack.enter_context(clusters.connected(None))
+        return session.conduct(cluster, lock, notes)
+
+
+def _auto_gpu(spec: SweepSpec, nodes: tuple[clusters.Node, ...]) -> float:
+    wanted = spec.fixed.get("device") not in ("cpu", "mps")
+    return float(wanted and any(node.gpus for node in nodes))
+
+
+def _todo(plan: Plan, record: RunRecord | None) -> list[PlannedTrial]:
+    """Return the trials whose folders will still grow: those that hold no state yet."""
+    begun = {one.trial_id for one in record.records if one.epochs_trained} if record else set()
+    return [trial for trial in plan.trials if trial.trial_id not in begun]
+
+
+def _tasks(spec: SweepSpec, plan: Plan, run: Folder, fit: str) -> dict[str, Task]:
+    demo = spec.demo if spec.demo is not None and fit == FIT else None
+    root = str(demo_folder(demo)) if demo is not None else spec.root or ""
+    tasks = {}
+    for trial in plan.trials:
+        own = {"out_dir": run.sub("trials", trial.trial_id).uri, "root": root, "results_csv": None, "resume": True}
+        tasks[trial.trial_id] = Task(trial.trial_id, {**trial.config, **own}, gpu=trial.gpu, demo=demo, fit=fit)
+    return tasks
+
+
+class _Session:
+    """One driver's work on a run folder."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        run: Folder,
+        plan: Plan,
+        tasks: Mapping[str, Task],
+        record: RunRecord | None,
+        signals: StopSignals,
+        console: Console,
+    ) -> None:
+        self._spec, self._run, self._tasks = spec, run, tasks
+        self._signals, self._console = signals, console
+        confirm = plan.scheduler.kind == "asha" and plan.scheduler.confirm
+        retries = spec.failures.max_retries
+        self._ledger = Ledger(run, plan, confirm=confirm, max_retries=retries, record=record)
+        self._log = SessionLog(run, spec, plan, record.sweep if record else {})
+        costs = {
+            group: max(relative_cost(trial.planned.config) for trial in trials) / plan.epochs
+            for group, trials in self._ledger.groups.items()
+        }
+        self._progress = Progress(self._ledger, console, costs)
+        self._curves = Curves()
+        self._table = BenchmarkTable(run)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to run, nor to be tried again."""
+        return self._ledger.finished and self._ledger.count("running", "failed") == 0
+
+    def conduct(self, cluster: clusters.Cluster, lock: RunLock, notes: list[str]) -> int:
+        """Run the trials, let go of Ray, and write the results."""
+        from sweep.driving import driver
+
+        self._signals.install()
+        print_header(self._console, self._name, self._ledger, cluster, self._max_legs)
+        print_notes(self._console, [*notes, *self._ledger.notes])
+        self._ledger.open_for_resume()
+        self._log.start(cluster)
+        watcher = driver.Watcher(self._began, self._epoch, self._ended, self._progress.note, lambda: self._tick(lock))
+        try:
+            with (
+                self._watched(cluster),
+                _ray_dir() as ray_dir,
+                contextlib.closing(self._curves),
+                self._progress.shown(),
+                self._signals.deferred(),
+            ):
+                driver.run_trials(
+                    self._ledger,
+                    self._tasks,
+                    watcher,
+                    self._signals,
+                    ray_dir=ray_dir,
+                    max_legs=self._max_legs,
+                    stall_timeout_s=self._spec.failures.stall_timeout_s,
+                )
+        except Interrupted as stop:
+            clusters.leave()
+            self._ledger.interrupted(stop.name)
+            self._close(stop.exit_code)
+            self._console.print(
+                f"stopped by {stop.name}: {self._progress.counts()}; go on with --resume --name {self._name}",
+                soft_wrap=True,
+                markup=False,
+            )
+            raise
+        except FairfaceError as error:
+            clusters.leave()
+            self._close(error.exit_code)
+            raise
+        clusters.leave()
+        return self.results()
+
+    @property
+    def _name(self) -> str:
+        return self._run.uri.rpartition("/")[2]
+
+    @property
+    def _max_legs(self) -> int | None:
+        return self._spec.resources.max_concurrent
+
+    def results(self) -> int:
+        """Write everything that follows from the trial folders, print it, and return the exit code."""
+        from sweep.page.write import REPORT_HTML, write_report
+        from sweep.results.benchmark import BENCHMARK_CSV
+        from sweep.results.leaderboard import LEADERBOARD_CSV
+
+        self._table.finish()
+        ledger = self._ledger
+        failed = ledger.count("failed") > 0 or ledger.count("completed") == 0
+        self._log.end(int(failed))
+        board, verdict = write_report(self._run)
+        print_closing(self._console, ledger, board, verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML))
+        return int(failed)
+
+    def _watched(self, cluster: clusters.Cluster) -> contextlib.AbstractContextManager[object]:
+        """Watch the head of a cluster that is not ours; a Ray of our own ends with this process."""
+
+        def lost(reason: str) -> None:
+            error = FairfaceError(
+                f"the head of the cluster at {cluster.address} is gone ({reason}); when a cluster is up again, or on "
+                f"this machine without --address, go on with --resume --name {self._name}"
+            )
+            # The driver's thread may hang inside Ray: this is all that is still said and written.
+            self._console.show_cursor()
+            print_problems(error)
+            self._close(1)
+            end_now(1)
+
+        return HeadWatch(cluster.address, lost) if cluster.joined else contextlib.nullcontext()
+
+    def _close(self, exit_code: int) -> None:
+        """Leave the run folder consistent, as far as its storage still takes anything."""
+        with contextlib.suppress(StorageError):
+            self._table.finish()
+            self._table.write()
+            self._log.end(exit_code)
+
+    def _began(self, leg: Leg) -> None:
+        self._progress.began(leg)
+        folder = leg.trial.folder.path()
+        if folder is not None:
+            self._curves.begin(leg.trial.trial_id, folder, leg.trial.history)
+
+    def _epoch(self, leg: Leg, figures: Mapping[str, Any]) -> None:
+        self._curves.add(leg.trial.trial_id, figures)
+        self._progress.epoch(leg, figures)
+
+    def _ended(self, leg: Leg, ending: Ending | None, again: bool) -> None:
+        self._curves.end(leg.trial.trial_id)
+        self._progress.ended(leg, ending, again)
+        self._table.changed()
+
+    def _tick(self, lock: RunLock) -> None:
+        self._progress.tick()
+        lock.renew()
+        self._table.tick()
+
+
+@contextlib.contextmanager
+def _ray_dir() -> Iterator[Path]:
+    """Hold a private folder for Ray's own state, which is never read.
+
+    Not in the run folder: Ray 2.60 writes there from its own loop, and a full or read-only storage would end the sweep
+    in a traceback of Ray's instead of one failed trial.
+    """
+    with private_folder() as folder:
+        folder.mkdir()
+        yield folder

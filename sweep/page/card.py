@@ -1,0 +1,102 @@
+"""Model cards: what a person must know before using a group's best weights (Mitchell et al., FAT* 2019)."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sweep import wording
+from sweep.results.bootstrap import Metric
+from sweep.results.facts import PROTOCOLS, data_facts, flat
+from sweep.results.leaderboard import TEST_METRICS, Board, Configuration
+from sweep.results.stats import score_interval
+from sweep.results.verdict import Verdict
+from sweep.run_folder.records import RunRecord
+from sweep.wording import axis_words
+
+TEMPLATES = Path(__file__).parent / "templates"
+# Also at the start of a line, where they would begin a list or a title; an underscore within a word means nothing.
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|^[-+#=]|(?<!\w)_|_(?!\w))")
+# They give the width of an interval to 3 %; four more metrics a card are not to cost seconds.
+_NUM_RESAMPLES = 500
+_PROVENANCE = ("code_digest", "git_commit", "python", "versions", "device_name", "data_digest")
+
+
+def card_name(run: RunRecord, group: str) -> str:
+    """Return the file name of a group's card: `model_card_<group>.md`, in safe characters."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:80] for name in run.groups]
+    name = names[run.groups.index(group)]
+    suffix = "" if names.count(name) == 1 else f"_{run.groups.index(group)}"
+    return f"model_card_{name}{suffix}.md"
+
+
+def render_card(board: Board, verdict: Verdict, group: str) -> str:
+    """Return the card of a ranked group's best trial, as Markdown."""
+    configuration = board.best_of_group[group]
+    record = configuration.best
+    assert record is not None and record.report is not None, "a ranked configuration has full runs"
+    report = record.report
+    metrics = [("mean_f1", configuration.test_scores(), configuration.test_span)]
+    metrics += [(name, configuration.test_scores(name), _ends(configuration, name)) for name in TEST_METRICS]
+    return _environment().get_template("model_card.md.j2").render(
+        run=board.run,
+        group=group,
+        one=configuration,
+        record=record,
+        report=report,
+        metrics=metrics,
+        split=PROTOCOLS.get(report["protocol"], f"Protocol {report['protocol']}."),
+        verdict=verdict,
+        model=flat(report["model"]),
+        settings=sorted(report["config"].items()),
+        data=data_facts(board.run),
+        provenance=flat({k: v for k, v in report["provenance"].items() if k in _PROVENANCE}),
+        audit=report.get("subgroups"),
+    )  # fmt: skip
+
+
+def _ends(one: Configuration, metric: Metric) -> tuple[float, float] | None:
+    """Return the ends of a metric's interval; without predictions there is none, as for mean_f1."""
+    if one.test is None:
+        return None
+    return score_interval([scored.test for scored in one.scored], metric=metric, num_resamples=_NUM_RESAMPLES).ends
+
+
+class Verbatim(str):
+    """Text that needs no escape: a name of ours, or a trial id, which the plan's reader holds to safe characters."""
+
+    __slots__ = ()
+
+
+def escape_markdown(value: Any) -> str:
+    """Return a value as text that Markdown shows as it is, on one line: a run folder may hold anything."""
+    if isinstance(value, Verbatim):
+        return value
+    text = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(value))
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+@functools.cache
+def _environment() -> Environment:
+    # `finalize` sees every expression of the template, so none can be forgotten.
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown, not HTML
+        finalize=escape_markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for name in ("number", "settings", "score", "span", "percent", "millions",
+                 "quantity", "duration", "counted", "listing", "points", "p_words"):  # fmt: skip
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["axis_words"] = axis_words
+    environment.filters["verbatim"] = Verbatim
+    environment.filters["mean"] = lambda values: sum(values) / len(values)
+    return environment

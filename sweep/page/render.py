@@ -1,0 +1,81 @@
+"""The page as one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sweep import wording
+from sweep.page.plot_style import COLORS, DARK, DARK_COLORS
+from sweep.page.sections import Page
+from sweep.wording import axis_words
+
+TEMPLATES = Path(__file__).parent / "templates"
+# The same shapes as in the figures (plot_style.SYMBOLS).
+_GLYPHS = "●■◆▲▼✚⬢★"
+
+
+def render_page(page: Page) -> str:
+    """Return the whole page as one HTML file that asks nothing of the network."""
+    scripts = {"plotly": _plotly_script(), "page": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8"))}
+    # Only these two scripts may run, whatever text a run folder holds. Styles are inline: plotly sets them.
+    hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in scripts.values())
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    figures = {plot.key: {**plot.figure.to_plotly_json(), "height": plot.height_px} for plot in page.plots()}
+    return _environment().get_template("report.html.j2").render(
+        page=page,
+        run=page.run,
+        policy=policy,
+        scripts=scripts,
+        styles=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        palette=list(zip(COLORS, DARK_COLORS, strict=True)),
+        glyphs=_GLYPHS,
+        figures=_embedded(figures),
+        dark=_embedded(DARK),
+    )  # fmt: skip
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("number", "settings", "score", "signed", "span", "signed_span", "percent", "quantity", "millions",
+                 "p_words", "duration", "counted", "probability", "points", "sd", "shortened"):  # fmt: skip
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["axis_words"] = axis_words
+    environment.filters["trial_href"] = lambda trial_id: f"trials/{quote(trial_id)}/"
+    return environment
+
+
+@functools.cache
+def _plotly_script() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    # Inside a script element `</script` would end it, also within a string.
+    return Markup(get_plotlyjs().replace("</script", "<\\/script"))
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _embedded(value: Any) -> Markup:
+    """Return JSON that stands inside a script element: no character of it can end the element."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=list)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,0 +1,46 @@
+"""Writes everything that follows from a run's trial folders: both CSVs, the page and the model cards."""
+
+from __future__ import annotations
+
+from fairface_core.files.folder import Folder
+from sweep.page.card import card_name, render_card
+from sweep.page.render import render_page
+from sweep.page.sections import build_page
+from sweep.results.benchmark import BENCHMARK_CSV, benchmark_rows
+from sweep.results.leaderboard import LEADERBOARD_CSV, Board, board_frame, build_board
+from sweep.results.tables import csv_of, one_writer
+from sweep.results.verdict import Verdict, judge
+from sweep.run_folder.records import read_run
+
+REPORT_HTML = "report.html"
+
+
+def write_report(folder: Folder) -> tuple[Board, Verdict]:
+    """Rebuild everything that follows from a run's trial folders: both CSVs, the page, a card per ranked group.
+
+    Raises:
+        ConfigError: If the folder has no usable plan.
+        StorageError: If a file cannot be written.
+    """
+    with one_writer(folder, BENCHMARK_CSV):
+        folder.write(BENCHMARK_CSV, csv_of(benchmark_rows(read_run(folder))))
+    with one_writer(folder, LEADERBOARD_CSV):
+        board = build_board(read_run(folder))
+        folder.write(LEADERBOARD_CSV, csv_of(board_frame(board)))
+        verdict = judge(board)
+        cards = []
+        for group in board.run.groups:
+            name = card_name(board.run, group)
+            if group in board.best_of_group:
+                cards.append((group, name))
+                folder.write(name, _bytes(render_card(board, verdict, group)))
+            else:
+                # A group may lose its rank, when a file is damaged: its old card must not outlive it.
+                folder.remove(name)
+        folder.write(REPORT_HTML, _bytes(render_page(build_page(board, verdict, cards))))
+    return board, verdict
+
+
+def _bytes(text: str) -> bytes:
+    # JSON can hold half of a surrogate pair, which no file in UTF-8 can.
+    return text.encode(errors="replace")

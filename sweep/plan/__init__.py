@@ -1,0 +1,1 @@
+"""SweepSpec to explicit trials, and their cost."""

@@ -1,0 +1,258 @@
+"""SweepSpec -> an explicit list of trials with stable ids.
+
+Order: first all trials that explore, then the others; the group with the longest trials first, so that no long trial
+is left to run alone at the end; within a group one seed after the other, each with the configurations in order of their
+values. sweep/policy/confirm.py picks the next trial of a group and takes its middle from this order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fairface_core.backbones import relative_cost
+from fairface_core.config import TrainConfig, make_config
+from fairface_core.errors import ConfigError
+from sweep.plan.names import short_keys, trial_name
+from sweep.plan.plan import Plan, PlannedTrial, space_difference
+from sweep.space.distributions import Grid, num_values
+from sweep.space.spec import BACKBONE, BUDGET, SEED, SweepSpec
+from sweep.space.yaml_nodes import MAX_PROBLEMS, source_of
+
+__all__ = ["Plan", "PlannedTrial", "count_trials", "make_plan", "space_difference"]
+
+MAX_TRIALS = 1_000
+# With --yes. Beyond this the driver's own bookkeeping, not the training, would decide how long a sweep takes.
+MAX_TRIALS_EVER = 10_000
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A configuration with one seed, before ids are given."""
+
+    config: TrainConfig
+    values: dict[str, Any]  # of the fields that the space decides, as JSON
+    group: str
+    config_digest: str
+    seed_rank: int
+    cost: float
+
+
+def count_trials(spec: SweepSpec) -> int:
+    """Return how many trials a space asks for, without making them; drawn values that coincide are counted apart."""
+    return len(spec.seeds) * sum(
+        math.prod(num_values(d) for d in own.values())
+        * (1 if all(isinstance(d, Grid) for d in own.values()) else spec.num_samples)
+        for own in map(spec.distributions, spec.backbones)
+    )
+
+
+def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, auto_gpu: float | None = None) -> Plan:
+    """Expand a space into its trials and check each of them as a whole.
+
+    Args:
+        spec: The space.
+        limit: Most trials that are planned without `yes`.
+        yes: `--yes`: plan more, up to `MAX_TRIALS_EVER`.
+        auto_gpu: What `gpu: auto` stands for; None asks this machine.
+
+    Raises:
+        ConfigError: Too many trials, or values that do not go together.
+    """
+    where = source_of(spec.path)
+    count = count_trials(spec)
+    most = MAX_TRIALS_EVER if yes else limit
+    if count > most:
+        how = "the most that a sweep can hold" if yes else "the most that is accepted without --yes"
+        raise ConfigError(
+            f"{where}: the space makes {count:,} trials ({_factors(spec)}); {most:,} is {how}; take values out, or "
+            "draw some of them with num_samples"
+        )
+    drafts = _drafts(spec, where)
+    unique = {draft.config.digest(): draft for draft in reversed(drafts)}
+    ordered = _in_order(list(reversed(unique.values())), spec)
+    trials = _named(ordered, spec, _auto_gpu(spec) if auto_gpu is None else auto_gpu)
+    notes = list(spec.notes)
+    if len(trials) < count:
+        notes.append(f"{count - len(trials):,} of {count:,} trials equal another one; each is run once")
+    if spec.scheduler.kind == "asha":
+        alone = [name for name, number in _group_sizes(trials).items() if number == 1]
+        if alone:
+            notes.append(f"ASHA stops nothing in {', '.join(alone)}: a single trial has nothing to be compared with")
+    return Plan(
+        space_digest=spec.digest(),
+        space=spec.canonical(),
+        group_by=spec.scheduler.group_by,
+        epochs=spec.epochs,
+        scheduler=spec.scheduler,
+        trials=trials,
+        notes=tuple(notes),
+    )
+
+
+def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
+    drafts: list[_Draft] = []
+    keys: set[str] = set()
+    problems: dict[str, list[str]] = {}
+    constant = _constant(spec)
+    for values in _configurations(spec, constant):
+        for rank, seed in enumerate(spec.seeds):
+            given = {**values, SEED: seed}
+            keys |= given.keys()
+            try:
+                config = make_config(given, where=where)
+            except ConfigError as error:
+                told = ", ".join(f"{key} {value}" for key, value in sorted(given.items()) if key not in constant)
+                for line in error.problems:
+                    problems.setdefault(line, []).append(told)
+                break
+            held = config.model_dump(mode="json")
+            drafts.append(
+                _Draft(
+                    config,
+                    held,
+                    _label(held[spec.scheduler.group_by]),
+                    config.model_copy(update={SEED: 0}).digest(),
+                    rank,
+                    relative_cost(held),
+                )
+            )
+    if problems:
+        lines = [
+            f"{line} (the trial with {told[0]}{f', and {len(told) - 1:,} more' if told[1:] else ''})"
+            for line, told in problems.items()
+        ]
+        rest = len(lines) - MAX_PROBLEMS
+        raise ConfigError([*lines[:MAX_PROBLEMS], *([f"and {rest:,} more problems"] if rest > 0 else [])])
+    # All trials name the same keys, also those that only one backbone has values of its own for.
+    return [replace(draft, values={key: draft.values[key] for key in sorted(keys)}) for draft in drafts]
+
+
+def _constant(spec: SweepSpec) -> dict[str, Any]:
+    return {**spec.policies, **{k: v for k, v in spec.fixed.items() if k != SEED}, BUDGET: spec.epochs}
+
+
+def _configurations(spec: SweepSpec, constant: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each configuration's values, without its seed: the grids crossed, and `num_samples` draws for each cell."""
+    for backbone in spec.backbones:
+        own = spec.distributions(backbone)
+        grids = {key: d for key, d in sorted(own.items()) if isinstance(d, Grid)}
+        drawn = {key: d for key, d in sorted(own.items()) if not isinstance(d, Grid)}
+        for point in itertools.product(*(grid.values for grid in grids.values())):
+            cell = {BACKBONE: backbone, **dict(zip(grids, point, strict=True))}
+            for sample in range(spec.num_samples if drawn else 1):
+                draws = {
+                    key: distribution.at(_fraction(spec.sample_seed, cell, key, sample))
+                    for key, distribution in drawn.items()
+                }
+                yield {**constant, **cell, **draws}
+
+
+def _fraction(sample_seed: int, cell: dict[str, Any], key: str, sample: int) -> float:
+    """Return a number in [0, 1) for one draw: 53 bits of a hash, so that more samples leave the first ones alone."""
+    text = json.dumps([sample_seed, sorted(cell.items()), key, sample])
+    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11) / 2**53
+
+
+def _explores(draft: _Draft, spec: SweepSpec) -> bool:
+    first = spec.scheduler.explore_seeds
+    return spec.scheduler.kind == "fifo" or first == "all" or draft.seed_rank < first
+
+
+def _in_order(drafts: list[_Draft], spec: SweepSpec) -> list[_Draft]:
+    group_cost: dict[str, float] = {}
+    for draft in drafts:
+        group_cost[draft.group] = max(draft.cost, group_cost.get(draft.group, 0.0))
+    # Names and digests, not the order in the file, break ties.
+    return sorted(
+        drafts,
+        key=lambda d: (
+            not _explores(d, spec),
+            -group_cost[d.group],
+            d.group,
+            d.seed_rank,
+            -d.cost,
+            _natural(d.values),
+            d.config_digest,
+        ),
+    )
+
+
+def _natural(values: dict[str, Any]) -> list[tuple[str, float, str]]:
+    """Return a sort key that puts numbers in order of size."""
+    return [
+        (key, float(value), "") if isinstance(value, int | float) else (key, 0.0, str(value))
+        for key, value in values.items()
+    ]
+
+
+def _named(drafts: list[_Draft], spec: SweepSpec, auto_gpu: float) -> tuple[PlannedTrial, ...]:
+    first = drafts[0].values
+    varying = [
+        key
+        for key in first
+        if key not in (SEED, spec.scheduler.group_by) and any(draft.values[key] != first[key] for draft in drafts)
+    ]
+    names = short_keys(varying)
+    trials = []
+    for draft in drafts:
+        shown = {names[key]: draft.values[key] for key in varying}
+        seed = draft.values[SEED]
+        cpu, gpu = _needs(spec, draft.values[BACKBONE], auto_gpu)
+        trials.append(
+            PlannedTrial(
+                trial_id=trial_name(draft.group, shown, seed, draft.config.digest()),
+                config=draft.values,
+                group=draft.group,
+                seed=seed,
+                config_id=trial_name(draft.group, shown, None, draft.config_digest),
+                explores=_explores(draft, spec),
+                cpu=cpu,
+                gpu=gpu,
+            )
+        )
+    ids = {trial.trial_id.casefold() for trial in trials}  # some file systems do not tell cases apart
+    assert len(ids) == len(trials), "two trials agree in name and in 32 bits of digest"
+    return tuple(trials)
+
+
+def _needs(spec: SweepSpec, backbone: str, auto_gpu: float) -> tuple[float, float]:
+    own = spec.resources.per_backbone.get(backbone)
+    cpu = own.cpu if own and own.cpu is not None else spec.resources.cpu
+    gpu = own.gpu if own and own.gpu is not None else spec.resources.gpu
+    return cpu, auto_gpu if gpu == "auto" else gpu
+
+
+def _auto_gpu(spec: SweepSpec) -> float:
+    asked = [spec.resources.gpu, *(own.gpu for own in spec.resources.per_backbone.values())]
+    if "auto" not in asked or spec.fixed.get("device") in ("cpu", "mps"):
+        return 0.0
+    import torch  # 2 s, which a plan that names its GPUs does not pay
+
+    return float(torch.cuda.device_count() > 0)
+
+
+def _group_sizes(trials: tuple[PlannedTrial, ...]) -> dict[str, int]:
+    sizes = {trial.group: 0 for trial in trials}
+    for trial in trials:
+        sizes[trial.group] += trial.explores
+    return sizes
+
+
+def _label(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _factors(spec: SweepSpec) -> str:
+    """Return how a count came about, such as `backbone 4 x lr 3 x seed 3`."""
+    sizes = {key: num_values(distribution) for key, distribution in spec.space.items()}
+    parts = [f"{key} {size:,}" for key, size in sizes.items() if size > 1]
+    if spec.drawn():
+        parts.append(f"num_samples {spec.num_samples:,}")
+    apart = "; per_backbone apart" if any(spec.per_backbone.get(name) for name in spec.backbones) else ""
+    return " x ".join(parts[:6]) + apart

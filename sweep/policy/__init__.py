@@ -1,0 +1,1 @@
+"""Stop, race, confirm: pure decisions over what the trial folders say."""

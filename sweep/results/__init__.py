@@ -1,0 +1,1 @@
+"""Trial folders to tables, intervals and a verdict."""

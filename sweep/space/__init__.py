@@ -1,0 +1,1 @@
+"""A search space: YAML to a checked SweepSpec."""

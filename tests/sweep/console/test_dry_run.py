@@ -1,0 +1,68 @@
+"""What `--dry-run` prints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fairface_core.backbones import BACKBONES
+from sweep.console.dry_run import describe_plan
+from sweep.plan.cost import disk_bytes, expected_epochs
+from sweep.plan.plan import Plan
+from tests.sweep.spaces import DESIGN_SPACE, RANDOM_SPACE, plan_of
+
+
+def printed(plan: Plan, **options: Any) -> str:
+    """Return what is printed, with every run of white space as one space."""
+    out = io.StringIO()
+    Console(width=110, file=out).print(describe_plan(plan, **options))
+    return " ".join(out.getvalue().split())
+
+
+def test_a_dry_run_says_what_is_run_and_what_it_can_cost(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, DESIGN_SPACE, sets=["scheduler.explore_seeds=1", "per_backbone.resnet18.lr=5"])
+    text = printed(plan)
+    assert "36 trials: 12 configurations x 3 seeds, 20 epochs each; asha by backbone" in text
+    assert "vit_b_16 9 3 4 1 20.3 lr 1e-5, 3e-5, 1e-4" in text
+    assert "Worst case: 400 epochs of training (every trial in full: 720)." in text
+    assert "Expected with ASHA: about " in text
+    assert "note: " in text
+    assert "per_backbone.resnet18 is not used" in text
+    for trial in plan.trials:
+        assert trial.trial_id in text
+
+
+def test_a_dry_run_of_many_trials_lists_some(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, RANDOM_SPACE, sets=["num_samples=200"])
+    text = printed(plan, estimate=False)
+    assert "... and 770 more, all in plan.json once the sweep starts" in text
+    assert "lr " in text
+    assert "(200 values)" in text
+    assert sum(trial.trial_id in text for trial in plan.trials) == 30
+
+
+def test_names_in_a_dry_run_are_not_markup(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "space: {weights: {grid: ['[bold]a[/bold].pth', none]}}")
+    assert "[bold]a[/bold].pth, none" in printed(plan)
+
+
+def test_the_disk_that_a_plan_takes(tmp_path: Path) -> None:
+    (trial,) = plan_of(tmp_path, "space: {backbone: {grid: [vit_b_16]}}").trials
+    # Two states (weights and two moments of AdamW) and the best weights, float32.
+    assert disk_bytes([trial]) == BACKBONES["vit_b_16"].num_params * 4 * (3 + 3 + 1)
+
+
+def test_what_asha_is_expected_to_save_is_what_the_design_measured(tmp_path: Path) -> None:
+    # DESIGN 4: 3 seeds, 20 epochs, 3 learning rates, confirm included: 1.8x fewer epochs, one seed exploring 2.2x.
+    one_backbone = ["space.backbone.grid=[resnet50]", "per_backbone=null"]
+    every_seed = expected_epochs(plan_of(tmp_path, DESIGN_SPACE, sets=one_backbone))
+    first_seed = expected_epochs(plan_of(tmp_path, DESIGN_SPACE, sets=[*one_backbone, "scheduler.explore_seeds=1"]))
+    assert every_seed is not None
+    assert first_seed is not None
+    assert 180 / every_seed == pytest.approx(1.8, abs=0.4)
+    assert 180 / first_seed == pytest.approx(2.2, abs=0.4)
+    assert expected_epochs(plan_of(tmp_path, DESIGN_SPACE, scheduler="fifo")) is None

@@ -1,0 +1,123 @@
+"""What an error means for a trial, and what a worker sees and says; no Ray."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from fairface_core.errors import CheckpointError, ConfigError, StorageError, TrainingDiverged
+from fairface_core.files.folder import open_folder, read_json
+from sweep.driving import worker
+from sweep.driving.worker import Ending, Task, classify, run_leg
+from tests.sweep import fake_fit
+
+
+def refused(code: int | None) -> StorageError:
+    error = StorageError(f"cannot write state.pt: {code}")
+    error.__cause__ = OSError(code, "no") if code else OSError("connection lost")
+    return error
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch.cuda's, which needs CUDA to be raised."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retry"),
+    [
+        (TrainingDiverged("epoch 2: the loss is nan"), "diverged", False),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "oom", True),
+        (MemoryError(), "oom", True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "oom", True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom", True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "device", True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device", True),
+        (refused(errno.ENOSPC), "storage", False),
+        (refused(errno.EROFS), "storage", False),
+        (refused(errno.EACCES), "storage", False),
+        (refused(errno.EIO), "storage", True),
+        (refused(None), "storage", True),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "storage", True),
+        (FileNotFoundError(errno.ENOENT, "gone"), "storage", False),
+        (ConfigError(["a", "b"]), "error", False),
+        (CheckpointError("state.pt: damaged"), "error", False),
+        (ValueError("a bug"), "error", False),
+        (RuntimeError("shapes do not match"), "error", False),
+        (ImportError("no module"), "error", False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_what_an_error_means(error: Exception, kind: str, retry: bool) -> None:
+    ending = classify(error)
+    assert (ending.kind, ending.retry) == (kind, retry)
+    assert ending.reason
+    assert "\n" not in ending.reason
+
+
+def test_a_bug_comes_with_its_traceback_and_bad_input_without() -> None:
+    try:
+        raise ValueError("a bug")
+    except ValueError as error:
+        assert "test_worker.py" in classify(error).traceback
+    assert classify(ConfigError("lr = -1")).traceback == ""
+
+
+def task(tmp_path: Path, **changes: object) -> Task:
+    config = {
+        "backbone": "resnet18", "epochs": 3, "batch_size": 64, "weights": "none", "root": "/",
+        "out_dir": str(tmp_path / "run" / "trials" / "t"), "results_csv": None, "resume": True,
+    }  # fmt: skip
+    return Task("t", config, **{"fit": "tests.sweep.fake_fit:fit", **changes})  # type: ignore[arg-type]
+
+
+def test_a_leg_reports_each_epoch_and_its_end(tmp_path: Path) -> None:
+    reports: list[dict[str, object]] = []
+    assert run_leg(task(tmp_path, attempt=3), reports.append) == Ending("completed")
+    assert [report["epoch"] for report in reports] == [1, 2, 3]
+    assert all(isinstance(value, int | float) for report in reports for value in report.values())
+    assert read_json(open_folder(tmp_path / "run" / "trials" / "t"), "status.json")["attempts"] == 3
+
+
+def test_a_leg_that_is_stopped_writes_nothing_after_it(tmp_path: Path) -> None:
+    def stop(report: dict[str, object]) -> None:
+        if report["epoch"] == 2:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_leg(task(tmp_path), stop)
+    folder = open_folder(tmp_path / "run" / "trials" / "t")
+    assert read_json(folder, "status.json")["epochs_trained"] == 2
+    assert len(folder.read("history.csv").splitlines()) == 3
+
+
+def test_a_missing_fit_is_an_ending_and_no_crash(tmp_path: Path) -> None:
+    ending = run_leg(task(tmp_path, fit="no_such_module:fit"), lambda report: None)
+    assert (ending.kind, ending.retry) == ("error", False)
+    assert "no_such_module" in ending.reason
+
+
+def test_a_trial_without_a_gpu_sees_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    run_leg(task(tmp_path, gpu=0.0), lambda report: None)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_warnings_of_the_core_come_with_the_next_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged state that the one before it replaced must not go unseen."""
+    source = Path(worker.fairface_core.__file__).parent / "trial/checkpoint.py"
+
+    def fit(config: object, *, on_epoch: object) -> None:
+        warnings.warn_explicit(
+            "state.pt: damaged", UserWarning, str(source), 1, module="fairface_core.trial.checkpoint"
+        )
+        fake_fit.fit(config, on_epoch=on_epoch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fake_fit, "fit_and_warn", fit, raising=False)
+    reports: list[dict[str, object]] = []
+    with pytest.warns(UserWarning, match="damaged"):
+        assert run_leg(task(tmp_path, fit="tests.sweep.fake_fit:fit_and_warn"), reports.append).kind == "completed"
+    assert [report.get("notes") for report in reports] == [["state.pt: damaged"], None, None]

@@ -1,0 +1,249 @@
+"""The sentence at the top: it must never claim more than the intervals and the comparisons allow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fairface_core.files.folder import open_folder
+from sweep.results.leaderboard import Board, build_board
+from sweep.results.verdict import Verdict, judge
+from sweep.run_folder.records import read_run
+from tests.sweep.results.test_benchmark import edit_json, recomputed
+from tests.sweep.run_folders import Shape, make_run
+
+PAIR = {"resnet50": (3e-4,), "convnext_tiny": (3e-4,)}
+QUICK = {"epochs": 4, "num_val": 300, "num_test": 250, "asha": False, "race": False}
+
+
+def judged(run: Path) -> tuple[Board, Verdict]:
+    board = build_board(read_run(open_folder(run)))
+    return board, judge(board)
+
+
+def drawn(tmp_path: Path, **shape: Any) -> Path:
+    return make_run(tmp_path / "run", Shape(**{**QUICK, **shape}))
+
+
+def trials_of(run: Path, group: str) -> list[Path]:
+    trials = json.loads((run / "plan.json").read_text())["trials"]
+    return [run / "trials" / trial["trial_id"] for trial in trials if trial["group"] == group]
+
+
+def test_a_clear_winner_is_called_ahead(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2, 3, 4), num_test=900))
+    (pair,) = verdict.comparisons
+    assert (pair.a, pair.b) == ("convnext_tiny", "resnet50")
+    assert pair.p_holm is not None and pair.p_holm < 0.05 and pair.low > 0
+    assert (verdict.kind, verdict.headline) == ("ahead", "convnext_tiny is ahead")
+    assert "tie" not in verdict.sentence
+    assert board.best_of_group["convnext_tiny"].rank == 1
+
+
+def test_equal_backbones_are_called_a_tie(tmp_path: Path) -> None:
+    spaces = {"efficientnet_v2_s": (3e-4,), "convnext_tiny": (3e-4,)}
+    board, verdict = judged(drawn(tmp_path, spaces=spaces))
+    a, b = board.best_of_group.values()
+    assert a.test_span and b.test_span
+    assert a.test_span[0] < b.test_span[1] and b.test_span[0] < a.test_span[1]
+    assert verdict.kind == "tie"
+    assert verdict.headline.startswith("A tie: ") and "It is a tie with" in verdict.sentence
+
+
+@pytest.mark.parametrize("rng_seed", range(6))
+def test_the_words_follow_from_the_comparisons(tmp_path: Path, rng_seed: int) -> None:
+    spaces = {"resnet50": (3e-4,), "convnext_tiny": (3e-4,), "vit_b_16": (3e-5,)}
+    board, verdict = judged(drawn(tmp_path, spaces=spaces, seeds=(1, 2, 3), rng_seed=rng_seed))
+    leader = next(iter(board.best_of_group))
+    against = [c for c in verdict.comparisons if c.a == leader]
+    assert len(against) == 2 and len(verdict.comparisons) == 3
+    outcomes = {c.b: c.verdict() for c in against}
+    expected = "disagree" if "b" in outcomes.values() else "tie" if "tie" in outcomes.values() else "ahead"
+    assert verdict.kind == expected
+    for comparison in against:
+        p_value = comparison.p_holm
+        assert p_value is not None
+        assert (outcomes[comparison.b] == "tie") == (p_value >= 0.05)
+        assert comparison.b in verdict.sentence
+    tied = [name for name, outcome in outcomes.items() if outcome == "tie"]
+    assert ("It is a tie with" in verdict.sentence) == bool(tied)
+    if expected == "tie":
+        assert all(name in verdict.headline for name in [leader, *tied])
+
+
+def test_overlapping_intervals_are_mentioned_where_the_pairs_still_tell_them_apart(tmp_path: Path) -> None:
+    found = []
+    for rng_seed in range(12):
+        run = make_run(
+            tmp_path / str(rng_seed),
+            Shape(**{**QUICK, "spaces": PAIR, "seeds": (1, 2, 3), "num_test": 200, "rng_seed": rng_seed}),
+        )
+        board, verdict = judged(run)
+        a, b = (one.test_span for one in board.best_of_group.values())
+        assert a and b
+        overlap = a[0] <= b[1] and b[0] <= a[1]
+        assert ("overlap" in verdict.sentence) == (overlap and verdict.kind == "ahead")
+        found.append((overlap, verdict.kind))
+    assert (True, "ahead") in found, "no drawn run shows the case that this test is about"
+
+
+def test_a_tie_by_correction_alone_says_so(tmp_path: Path) -> None:
+    for rng_seed in range(20):
+        spaces = {"resnet50": (3e-4,), "convnext_tiny": (3e-4,), "vit_b_16": (3e-5,), "efficientnet_v2_s": (3e-4,)}
+        _, verdict = judged(
+            make_run(
+                tmp_path / str(rng_seed),
+                Shape(**{**QUICK, "spaces": spaces, "seeds": (1, 2), "num_test": 150, "rng_seed": rng_seed}),
+            )
+        )
+        leader = verdict.comparisons[0].a
+        near = [c for c in verdict.comparisons if c.a == leader and c.verdict() == "tie" and c.low > 0]
+        if near:
+            assert "after correction for the number of pairs" in verdict.sentence
+            return
+    pytest.fail("no drawn run shows the case that this test is about")
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_validation_and_test_may_disagree_and_then_the_page_says_so(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=seeds)
+    for trial in trials_of(run, "convnext_tiny"):
+        table = pd.read_parquet(trial / "predictions.parquet")
+        is_test = table["split"] == "test"
+        table.loc[is_test, "age_pred"] = (table.loc[is_test, "age_true"] + 4) % 9
+        table.to_parquet(trial / "predictions.parquet")
+        edit_json(trial / "report.json", lambda r, t=trial: r["test_metrics"].update(recomputed(t, "test")))
+    board, verdict = judged(run)
+    assert next(iter(board.best_of_group)) == "convnext_tiny"
+    assert (verdict.kind, verdict.headline) == ("disagree", "Validation and test disagree")
+    assert "resnet50 (difference +0." in verdict.sentence and "is ahead of it" in verdict.sentence
+    assert ("With one seed, either may be luck" in verdict.sentence) == (len(seeds) == 1)
+
+
+def test_one_group_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces={"resnet50": (1e-4, 3e-4)}, seeds=(1,)))
+    assert (verdict.kind, verdict.headline, verdict.comparisons) == ("alone", "resnet50, with no rival", ())
+    assert "only backbone of this sweep" in verdict.sentence
+    assert any("One seed only" in caveat for caveat in verdict.caveats)
+
+
+@pytest.mark.parametrize(("seeds", "said"), [((1, 2), True), ((1, 2, 3), False)])
+def test_two_seeds_come_with_what_a_third_would_bring(tmp_path: Path, seeds: tuple[int, ...], said: bool) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=seeds))
+    found = [caveat for caveat in verdict.caveats if caveat.startswith("Two seeds only for convnext_tiny and resnet50")]
+    assert len(found) == said
+
+
+def test_one_seed_is_never_called_better(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1,), num_test=900))
+    (pair,) = verdict.comparisons
+    assert pair.p_holm is not None and pair.p_holm < 0.05 and pair.difference > 0
+    assert (verdict.kind, verdict.headline) == ("one seed", "convnext_tiny leads on one seed, which may be luck")
+    assert "On these test images it is ahead of resnet50 (difference +0." in verdict.sentence
+    assert "one seed cannot tell that from luck" in verdict.sentence and "It is ahead of" not in verdict.sentence
+    assert any("Two or more seeds would show what is luck" in caveat for caveat in verdict.caveats)
+    assert board.best_of_group["convnext_tiny"].rank == 1
+
+
+@pytest.mark.parametrize("heads", [("age",), ("age", "gender")])
+def test_a_model_that_answers_alike_everywhere_is_named(tmp_path: Path, heads: tuple[str, ...]) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    for trial in trials_of(run, "resnet50"):
+        table = pd.read_parquet(trial / "predictions.parquet")
+        for head in heads:
+            table.loc[table["split"] == "test", f"{head}_pred"] = 1
+        table.to_parquet(trial / "predictions.parquet")
+        edit_json(trial / "report.json", lambda r, t=trial: r["test_metrics"].update(recomputed(t, "test")))
+    board, verdict = judged(run)
+    words = {"age": "age group", "gender": "gender"}
+    assert board.best_of_group["resnet50"].constant_heads == tuple(words[head] for head in heads)
+    assert board.best_of_group["convnext_tiny"].constant_heads == ()
+    (caveat,) = [text for text in verdict.caveats if "every test image the same" in text]
+    assert caveat.startswith("resnet50 gives every test image the same age group")
+    assert ("and gender" in caveat) == ("has learned nothing" in caveat) == (len(heads) == 2)
+
+
+@pytest.mark.parametrize(
+    ("factor", "groups", "said"),
+    [
+        (0.9, ["resnet50"], "resnet50"),
+        (1.0, ["resnet50", "convnext_tiny"], "resnet50 and convnext_tiny"),
+        (1.1, ["resnet50"], ""),
+        (None, ["resnet50"], ""),
+    ],
+)
+def test_a_first_rung_that_saw_nothing_learned_is_named(
+    tmp_path: Path, factor: float | None, groups: list[str], said: str
+) -> None:
+    """The scores at epoch 3 are those of a constant answer times a factor; older histories do not know that score."""
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2), epochs=8, asha=True)
+    for trial in (trial for group in groups for trial in trials_of(run, group)):
+        table = pd.read_csv(trial / "history.csv")
+        assert set(table.constant_mean_f1) == {0.0}
+        if factor is None:
+            table = table.drop(columns="constant_mean_f1")
+        else:
+            table["constant_mean_f1"] = 0.2
+            table.loc[table.epoch == 3, "mean_f1"] = 0.2 * factor
+        table.to_csv(trial / "history.csv", index=False)
+    _, verdict = judged(run)
+    found = [caveat for caveat in verdict.caveats if "constant answer" in caveat]
+    assert len(found) == bool(said)
+    assert all(caveat.startswith(f"At epoch 3, where trials of {said} are first compared") for caveat in found)
+
+
+@pytest.mark.parametrize("end", ["planned", "failed", "diverged"])
+def test_nothing_ranked_is_no_answer(tmp_path: Path, end: str) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends=dict.fromkeys(range(4), end)))
+    assert (verdict.kind, verdict.headline) == ("none", "No answer yet")
+    expected = "0 of 4 trials are over" if end == "planned" else "All 4 trials failed or diverged"
+    assert expected in verdict.sentence
+
+
+def test_a_running_sweep_says_that_it_is_not_over(tmp_path: Path) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends={0: "running", 1: "planned"}))
+    assert (verdict.kind, verdict.headline) == ("alone", "Only convnext_tiny is ranked so far")
+    assert "2 of 4 trials are still to end" in verdict.caveats[0]
+    assert any("resnet50" in caveat and "not ranked" in caveat for caveat in verdict.caveats)
+
+
+def test_a_running_sweep_without_a_full_run_says_what_is_best_so_far(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2), ends=dict.fromkeys(range(4), "running")))
+    assert (verdict.kind, verdict.headline) == ("none", "No answer yet")
+    best = max(board.run.records, key=lambda record: record.best_mean_f1 or 0.0)
+    assert (
+        f"so far is {best.best_mean_f1:.3f}, of {best.group} (seed {best.seed}) after 1 of 4 epochs" in verdict.sentence
+    )
+
+
+def test_damaged_predictions_end_in_no_comparison(tmp_path: Path) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    (trials_of(run, "resnet50")[0] / "predictions.parquet").unlink()
+    _, verdict = judged(run)
+    assert (verdict.kind, verdict.headline) == ("not compared", "No comparison")
+    assert "predictions of resnet50 are missing or damaged" in verdict.sentence
+
+
+def test_different_test_images_end_in_no_comparison(tmp_path: Path) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    for trial in trials_of(run, "resnet50"):
+        table = pd.read_parquet(trial / "predictions.parquet")
+        table["line"] += 1
+        table.to_parquet(trial / "predictions.parquet")
+    _, verdict = judged(run)
+    assert verdict.kind == "not compared"
+    assert "different test images" in verdict.sentence
+
+
+def test_trials_of_different_data_or_code_are_a_caveat(tmp_path: Path) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    edit_json(
+        trials_of(run, "resnet50")[0] / "report.json",
+        lambda r: r["provenance"].update(data_digest="other", code_digest="other"),
+    )
+    _, verdict = judged(run)
+    assert sum("digests differ" in caveat for caveat in verdict.caveats) == 2

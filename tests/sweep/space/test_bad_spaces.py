@@ -1,0 +1,254 @@
+"""A corpus of bad and odd search spaces with the exact outcome of each."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from fairface_core.backbones import BACKBONES
+from fairface_core.config import TrainConfig, tunable_fields
+from fairface_core.errors import ConfigError
+from sweep.plan.expand import make_plan
+from sweep.plan.plan import Plan
+from sweep.space.load import RESERVED, TOP_KEYS, load_space
+from sweep.space.spec import SweepSpec
+from sweep.space.values import DATA_FIELDS
+
+# What messages list, so that a new field does not change fifty of them here.
+LISTS = {
+    "<TOP>": TOP_KEYS,
+    "<FIELDS>": tuple(name for name in TrainConfig.model_fields if name not in RESERVED),
+    "<TUNABLE>": tuple(sorted(tunable_fields())),
+    "<GROUPABLE>": tuple(sorted(tunable_fields() - {"seed"})),
+    "<BACKBONES>": tuple(BACKBONES),
+    "<DATA>": ("root", "demo", *DATA_FIELDS),
+}
+
+
+CORPUS = Path(__file__).with_name("bad_spaces.txt")
+GOOD = "space: {lr: {grid: [1e-4, 3e-4]}}\n"
+
+
+class Case(NamedTuple):
+    """A space, the --set options, and the lines that refuse them."""
+
+    name: str
+    given: str | bytes
+    sets: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def read_corpus() -> list[Case]:
+    cases = []
+    for block in CORPUS.read_text(encoding="utf-8").split("\n## ")[1:]:
+        name, *lines = block.rstrip("\n").split("\n")
+        sets = tuple(line[6:] for line in lines if line.startswith("--set "))
+        text = "".join(f"{line}\n" for line in lines if not line.startswith(("--set ", "=> ")))
+        cases.append(Case(name, GOOD if sets else text, sets, tuple(x[3:] for x in lines if x.startswith("=> "))))
+    return cases
+
+
+REFUSED = [
+    *read_corpus(),
+    Case(
+        "empty file", b"", (), ("s.yaml: is empty; accepted: a mapping of keys, as in search_spaces/quickstart.yaml",)
+    ),
+    Case("nul byte", b"name: a\x00b", (), ("s.yaml:1: character U+0000 is not allowed in YAML; remove it",)),
+    Case("latin-1", b"# ok\nname: caf\xe9", (), ("s.yaml:2: byte 0xe9 is not UTF-8; save the file as UTF-8",)),
+    Case("utf-16", "name: a".encode("utf-16"), (), ("s.yaml:1: byte 0xff is not UTF-8; save the file as UTF-8",)),
+    Case("large file", b"# " + b"x" * 300_000, (), ("s.yaml: is larger than 256 KiB, the most that is read",)),
+    Case("long value", f"name: {'x' * 5_000}", (), ("s.yaml:1: a value of 5,000 characters; accepted: up to 4,096",)),
+    Case(
+        "many values",
+        f"space: {{lr: {{choice: [{'1,' * 25_000}]}}}}",
+        (),
+        ("s.yaml:1: more than 20,000 values; accepted: up to 20,000",),
+    ),
+]
+
+
+def plan_of(given: str | bytes, directory: Path, **options: Any) -> tuple[SweepSpec, Plan]:
+    path = directory / "s.yaml"
+    path.write_bytes(given.encode("utf-8") if isinstance(given, str) else given)
+    spec = load_space(Path("s.yaml"), **options)
+    return spec, make_plan(spec, auto_gpu=0)
+
+
+def spelled_out(lines: tuple[str, ...]) -> tuple[str, ...]:
+    for token, names in LISTS.items():
+        lines = tuple(line.replace(token, ", ".join(names)) for line in lines)
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # messages then say s.yaml
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name.replace(" ", "-"))
+def test_a_bad_space_is_refused_in_these_words(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan_of(case.given, tmp_path, sets=case.sets)
+    assert refused.value.problems == spelled_out(case.problems)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"], "nothing is executed and nothing is written"
+
+
+def test_the_corpus_is_large_and_has_no_case_twice() -> None:
+    assert len({case.name for case in REFUSED}) == len(REFUSED) >= 110
+    assert len({case.name for case in ODD}) == len(ODD) >= 20
+
+
+def test_of_many_problems_the_first_twenty_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan_of(f"space: {{lr: {{grid: {list(range(0, -30, -1))}}}}}\n", tmp_path)
+    assert len(refused.value.problems) == 21
+    assert refused.value.problems[19] == "s.yaml:1: lr = -19: input should be greater than 0"
+    assert refused.value.problems[20] == "and 10 more problems"
+
+
+class Odd(NamedTuple):
+    """An input that is unusual and right, and what it means."""
+
+    name: str
+    given: str | bytes
+    meaning: Callable[[SweepSpec, Plan], Any]
+    expected: Any
+
+
+def values_of(key: str) -> Callable[[SweepSpec, Plan], Any]:
+    return lambda _, plan: [trial.config[key] for trial in plan.trials]
+
+
+def notes(_: SweepSpec, plan: Plan) -> list[str]:
+    return list(plan.notes)
+
+
+ODD = [
+    Odd("exponent without a dot", "space: {lr: {grid: [3e-4]}}", values_of("lr"), [0.0003]),
+    Odd("quoted number", "space: {lr: {grid: ['3e-4', \" 1e-3 \"]}}", values_of("lr"), [0.0003, 0.001]),
+    Odd("number with a tag", "space: {lr: {grid: [!!float 1e-3]}}", values_of("lr"), [0.001]),
+    Odd("text with a tag", "space: {weights: {grid: [!!str none]}}", values_of("weights"), ["none"]),
+    Odd("whole number as a float", "space: {batch_size: {grid: [64.0]}}", values_of("batch_size"), [64]),
+    Odd("whole number with an exponent", "space: {batch_size: {grid: [1e2]}}", values_of("batch_size"), [100]),
+    Odd("hexadecimal seed", "space: {seed: {grid: [0x2A]}}", values_of("seed"), [42]),
+    Odd("leading zero is not octal", "space: {seed: {grid: [010]}}", values_of("seed"), [10]),
+    Odd("null for an optional field", "space: {image_size: {grid: [null, 64]}}", values_of("image_size"), [None, 64]),
+    Odd(
+        "on is a word",
+        "space: {lr: {grid: [1e-3]}}\nfixed: {channels_last: on}",
+        values_of("channels_last"),
+        ["on"],
+    ),
+    Odd("yes is true for a switch", "space: {no_amp: {grid: [yes]}}", values_of("no_amp"), [True]),
+    Odd("byte order mark", b"\xef\xbb\xbfspace: {lr: {grid: [1e-3]}}", values_of("lr"), [0.001]),
+    Odd("windows line ends", b"space:\r\n  lr: {grid: [1e-3]}\r\n", values_of("lr"), [0.001]),
+    Odd("document markers", "---\nspace: {lr: {grid: [1e-3]}}\n...\n", values_of("lr"), [0.001]),
+    Odd("yaml version line", "%YAML 1.2\n---\nspace: {lr: {grid: [1e-3]}}\n", values_of("lr"), [0.001]),
+    Odd("json", '{"space": {"lr": {"grid": [0.001]}}, "fixed": null}', values_of("lr"), [0.001]),
+    Odd("grid over several lines", "space:\n  lr:\n    grid:\n    - 1e-3\n    - 1e-2", values_of("lr"), [0.001, 0.01]),
+    Odd(
+        "the same value twice",
+        "space:\n  lr:\n    grid: [3e-4, 0.0003, '3e-4']",
+        notes,
+        [
+            "s.yaml:3: lr.grid names 0.0003 more than once; it is counted once",
+            "ASHA stops nothing in resnet50: a single trial has nothing to be compared with",
+        ],
+    ),
+    Odd(
+        "draws that coincide",
+        "space: {dropout: {choice: [0.1, 0.2]}}\nnum_samples: 20",
+        notes,
+        ["18 of 20 trials equal another one; each is run once"],
+    ),
+    Odd(
+        "one draw",
+        "space: {lr: {uniform: [1e-4, 1e-3]}, dropout: {grid: [0, 0.5]}}",
+        notes,
+        ["s.yaml: lr: drawn only once for each combination of the grids (num_samples: 1)"],
+    ),
+    Odd(
+        "override of a backbone that is not swept",
+        "space: {lr: {grid: [1e-4, 1e-3]}}\nper_backbone:\n  vit_b_16: {lr: {grid: [1e-5]}}",
+        notes,
+        ["s.yaml:3: per_backbone.vit_b_16 is not used: vit_b_16 is not in the space"],
+    ),
+    Odd(
+        "resources of a backbone that is not swept",
+        "space: {lr: {grid: [1e-4, 1e-3]}}\nresources: {per_backbone: {vit_b_16: {cpu: 2}}}",
+        notes,
+        ["s.yaml:2: resources.per_backbone.vit_b_16 is not used: vit_b_16 is not in the space"],
+    ),
+    Odd(
+        "plain value for one backbone",
+        "space: {backbone: {grid: [resnet18, vit_b_16]}}\nper_backbone: {vit_b_16: {batch_size: 64}}",
+        values_of("batch_size"),
+        [64, 128],
+    ),
+    Odd(
+        "grace as long as the budget",
+        "space: {lr: {grid: [1e-4, 1e-3]}}\nfixed: {epochs: 3}",
+        notes,
+        ["ASHA can stop no trial: grace_epochs 3 >= epochs 3"],
+    ),
+    Odd(
+        "fifo with settings of asha",
+        "space: {seed: {grid: [1, 2]}}\nscheduler: {kind: fifo, explore_seeds: 1, confirm: true}",
+        lambda _, plan: ([trial.explores for trial in plan.trials], plan.notes),
+        ([True, True], ("scheduler fifo runs every trial in full; not used: explore_seeds, confirm",)),
+    ),
+    Odd("no seed", "space: {lr: {grid: [1e-4]}}", values_of("seed"), [42]),
+    Odd("fixed seed", "space: {lr: {grid: [1e-4]}}\nfixed: {seed: 7}", values_of("seed"), [7]),
+    Odd("other letters in a name", "name: Größe 2\nspace: {lr: {grid: [1e-4]}}", lambda s, _: s.name, "Größe 2"),
+    Odd("no time limit", "space: {lr: {grid: [1]}}\nfailures: {stall_timeout: off}",
+        lambda s, _: s.failures.stall_timeout_s, None),
+    Odd("time in hours", "space: {lr: {grid: [1]}}\nfailures: {stall_timeout: 1.5h}",
+        lambda s, _: s.failures.stall_timeout_s, 5400.0),
+    Odd("time in seconds", "space: {lr: {grid: [1]}}\nfailures: {stall_timeout: 90}",
+        lambda s, _: s.failures.stall_timeout_s, 90.0),
+    Odd("one image folder", "space: {lr: {grid: [1]}}\ndata: {image_root: /more}",
+        lambda s, _: s.policies, {"image_root": ("/more",)}),
+    Odd("demo in one word", "data: demo\nspace: {lr: {grid: [1]}}", lambda s, _: (s.root, s.demo), (None, {})),
+    Odd("demo of a size", "data: {demo: {num_train: 90}}\nspace: {lr: {grid: [1]}}",
+        lambda s, _: s.demo, {"num_train": 90}),
+    Odd("no demo", "data: {demo: false}\nspace: {lr: {grid: [1]}}", lambda s, _: s.demo, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD, ids=lambda case: case.name.replace(" ", "-"))
+def test_an_odd_space_means_this(case: Odd, tmp_path: Path) -> None:
+    assert case.meaning(*plan_of(case.given, tmp_path)) == case.expected
+
+
+def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "backbones.yaml").write_text("")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    outcomes = {
+        "backbone.yaml": 'no such file (did you mean "backbones.yaml"?); accepted: the path of a YAML file',
+        "folder": "is a directory; accepted: a YAML file",
+        "pipe": "is not a regular file; accepted: a YAML file",
+        "/dev/zero": "is not a regular file; accepted: a YAML file",
+        "loop": "cannot be read: Too many levels of symbolic links",
+        "a\0b": "cannot be read: embedded null byte",
+    }
+    for name, outcome in outcomes.items():
+        with pytest.raises(ConfigError) as refused:
+            load_space(Path(name))
+        assert str(refused.value).endswith(f": {outcome}"), name
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_path_cannot_add_lines_to_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "a\nb\x1b[2J.yaml"
+    path.write_text("space: {lr: {grid: [-1]}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_space(path)
+    assert len(str(refused.value).splitlines()) == 1
+    assert "\x1b" not in str(refused.value)
