@@ -34,7 +34,7 @@ from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 
 from fairface_core.errors import ConfigError, FairfaceError
-from sweep.cluster import connect as cluster
+from sweep.cluster import connect
 from sweep.cluster.signals import StopSignals
 from sweep.driving.actor import BEAT_S_KEY, LEG_KEY, NEEDS_KEY, PULSE_KEY, PULSE_NAMESPACE, TASK_KEY, TrialActor
 from sweep.driving.ledger import Ledger
@@ -205,7 +205,7 @@ class _Events(tune.Callback):
     ) -> None:
         self._ledger, self._tasks, self._watcher, self._signals = ledger, tasks, watcher, signals
         self._stall_timeout_s = stall_timeout_s
-        nodes = cluster.live_nodes()
+        nodes = connect.live_nodes()
         self._placement = Placement(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), max_legs)
         self._flights: dict[str, Flight] = {}
         self._stranded: set[Needs] = set()
@@ -285,7 +285,7 @@ class _Events(tune.Callback):
         now = time.monotonic()
         if now - self._looked_at_cluster > _REFRESH_CLUSTER_S:
             self._looked_at_cluster = now
-            nodes = cluster.live_nodes()
+            nodes = connect.live_nodes()
             self._placement.cpus, self._placement.gpus = (
                 sum(n.cpus for n in nodes),
                 sum(n.gpus for n in nodes),
@@ -298,7 +298,7 @@ class _Events(tune.Callback):
         with _breaking():
             self._watcher.tick()
 
-    def _tell_stranded(self, nodes: Sequence[cluster.Node]) -> None:
+    def _tell_stranded(self, nodes: Sequence[connect.Node]) -> None:
         """Say once of legs that wait for a machine such as there is none left: Ray waits for one without a word."""
         waiting = {flight.leg.trial.needs for flight in self._flights.values() if not flight.leg.started}
         stranded = {needs for needs in waiting if not any(needs.fit_on(node.cpus, node.gpus) for node in nodes)}

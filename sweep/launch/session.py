@@ -15,7 +15,7 @@ from fairface_core.backbones import relative_cost
 from fairface_core.console import print_problems, progress_bar
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
-from sweep.cluster import connect as clusters
+from sweep.cluster import connect
 from sweep.cluster.head_watch import HeadWatch
 from sweep.cluster.private import private_folder
 from sweep.cluster.signals import Interrupted, StopSignals, end_now
@@ -78,11 +78,11 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
     run = open_folder(options.storage).sub(spec.run_name(datetime.now()))
     if options.resume:
         check_name(run, resume=True)
-    clusters.prepare(options.address)
+    connect.prepare(options.address)
     with contextlib.ExitStack() as stack:
-        joined = stack.enter_context(clusters.connected(options.address)) if options.address else None
+        joined = stack.enter_context(connect.connected(options.address)) if options.address else None
         signals.install()
-        nodes = joined.nodes if joined else (clusters.this_machine(),)
+        nodes = joined.nodes if joined else (connect.this_machine(),)
         plan = make_plan(spec, yes=options.yes, auto_gpu=_auto_gpu(spec, nodes))
         tasks = _tasks(spec, plan, run, options.fit)
         notes, record, lock = [*plan.notes], None, None
@@ -103,11 +103,11 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             lock = stack.enter_context(locked(run))
             check_name(run, resume=False)
             write_new(run, spec, plan)
-        cluster = joined or stack.enter_context(clusters.connected(None))
+        cluster = joined or stack.enter_context(connect.connected(None))
         return session.conduct(cluster, lock, notes)
 
 
-def _auto_gpu(spec: SweepSpec, nodes: tuple[clusters.Node, ...]) -> float:
+def _auto_gpu(spec: SweepSpec, nodes: tuple[connect.Node, ...]) -> float:
     wanted = spec.fixed.get("device") not in ("cpu", "mps")
     return float(wanted and any(node.gpus for node in nodes))
 
@@ -160,7 +160,7 @@ class _Session:
         """Whether nothing is left to run, nor to be tried again."""
         return self._ledger.finished and self._ledger.count("running", "failed") == 0
 
-    def conduct(self, cluster: clusters.Cluster, lock: RunLock, notes: list[str]) -> int:
+    def conduct(self, cluster: connect.Cluster, lock: RunLock, notes: list[str]) -> int:
         """Run the trials, let go of Ray, and write the results."""
         from sweep.driving import driver
 
@@ -188,7 +188,7 @@ class _Session:
                     stall_timeout_s=self._spec.failures.stall_timeout_s,
                 )
         except Interrupted as stop:
-            clusters.leave()
+            connect.leave()
             self._ledger.interrupted(stop.name)
             self._close(stop.exit_code)
             self._console.print(
@@ -198,10 +198,10 @@ class _Session:
             )
             raise
         except FairfaceError as error:
-            clusters.leave()
+            connect.leave()
             self._close(error.exit_code)
             raise
-        clusters.leave()
+        connect.leave()
         return self.results()
 
     @property
@@ -226,7 +226,7 @@ class _Session:
         print_closing(self._console, ledger, board, verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML))
         return int(failed)
 
-    def _watched(self, cluster: clusters.Cluster) -> contextlib.AbstractContextManager[object]:
+    def _watched(self, cluster: connect.Cluster) -> contextlib.AbstractContextManager[object]:
         """Watch the head of a cluster that is not ours; a Ray of our own ends with this process."""
 
         def lost(reason: str) -> None:
