@@ -213,7 +213,7 @@ def _stored_px(paths: Sequence[str]) -> int:
 _BUILD = """
 import json, resource, sys
 from pathlib import Path
-from fairface_core.cache import open_cache
+from fairface_core.images.cache import open_cache
 paths = json.loads(Path(sys.argv[1]).read_text())
 open_cache(paths, 224, cache_dir=Path(sys.argv[2]), num_workers=2)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

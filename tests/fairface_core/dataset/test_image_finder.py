@@ -281,11 +281,11 @@ AUDITED = """
 import json, sys
 from pathlib import Path
 from PIL import Image
-from fairface_core.cache import open_cache
-from fairface_core.check import check_data
+from fairface_core.images.cache import open_cache
+from fairface_core.dataset.check import check_data
 from fairface_core.config import TrainConfig
 from fairface_core.errors import DataError
-from fairface_core.manifest import load_manifest
+from fairface_core.dataset.manifest import load_manifest
 
 EVENTS = {"open", "os.listdir", "os.scandir", "os.chdir", "os.rename", "os.remove", "os.mkdir", "os.link", "os.symlink",
           "os.truncate", "os.rmdir", "shutil.rmtree", "socket.connect", "subprocess.Popen", "os.exec", "os.system"}

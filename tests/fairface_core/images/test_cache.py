@@ -300,7 +300,7 @@ def test_a_foreign_meta_file_is_refused(photos: list[str], tmp_path: Path) -> No
 OPEN = """
 import hashlib, json, os, signal, sys, time
 from pathlib import Path
-from fairface_core.cache import open_cache
+from fairface_core.images.cache import open_cache
 paths = json.loads(Path(sys.argv[1]).read_text())
 built = []
 def progress(done, total):
@@ -431,7 +431,7 @@ def test_a_cache_folder_that_is_a_file_is_named(photos: list[str], tmp_path: Pat
 SHARE = """
 import json, sys
 from pathlib import Path
-from fairface_core.cache import open_cache
+from fairface_core.images.cache import open_cache
 paths = json.loads(Path(sys.argv[1]).read_text())
 cache = open_cache(paths, 64, cache_dir=Path(sys.argv[2]), num_workers=1)
 print(int(cache.images.sum()), flush=True)

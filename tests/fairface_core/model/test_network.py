@@ -132,7 +132,7 @@ def test_imagenet_weights_come_from_torchs_folder_with_their_hash_checked(
     import http.server
     import threading
 
-    from fairface_core import backbones
+    from fairface_core.model import weights
 
     donor = tmp_path / "served"
     donor.mkdir()
@@ -157,10 +157,10 @@ def test_imagenet_weights_come_from_torchs_folder_with_their_hash_checked(
             return cache / name, f"http://127.0.0.1:{server.server_port}/{name}"
 
         good, bad = served(f"resnet18-{digest}.pth"), served("resnet18-00000000.pth")
-        monkeypatch.setattr(backbones, "weights_file", lambda backbone: good)
+        monkeypatch.setattr(weights, "weights_file", lambda backbone: good)
         assert ensure_weights("resnet18", "imagenet") == good[0]
         assert build_model("resnet18", image_size=64, dropout=0.2, weights="imagenet") is not None
-        monkeypatch.setattr(backbones, "weights_file", lambda backbone: bad)
+        monkeypatch.setattr(weights, "weights_file", lambda backbone: bad)
         with pytest.raises(WeightsError, match="cannot be downloaded"):
             ensure_weights("resnet18", "imagenet")
         assert not bad[0].exists()

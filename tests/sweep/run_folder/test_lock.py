@@ -20,8 +20,8 @@ from sweep.run_folder.lock import LOCK_FILE, OWNER_FILE, locked
 
 HOLD = """
 import sys, time
-from fairface_core.storage import open_folder
-from sweep.lock import locked
+from fairface_core.files.folder import open_folder
+from sweep.run_folder.lock import locked
 with locked(open_folder(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
