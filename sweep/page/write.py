@@ -6,11 +6,10 @@ from fairface_core.files.folder import Folder
 from sweep.page.card import card_name, render_card
 from sweep.page.render import render_page
 from sweep.page.sections import build_page
-from sweep.results.benchmark import BENCHMARK_CSV, benchmark_rows
+from sweep.results.benchmark import write_benchmark
 from sweep.results.leaderboard import LEADERBOARD_CSV, Board, board_frame, build_board
 from sweep.results.tables import csv_of, one_writer
 from sweep.results.verdict import Verdict, judge
-from sweep.run_folder.records import read_run
 
 REPORT_HTML = "report.html"
 
@@ -22,10 +21,8 @@ def write_report(folder: Folder) -> tuple[Board, Verdict]:
         ConfigError: If the folder has no usable plan.
         StorageError: If a file cannot be written.
     """
-    with one_writer(folder, BENCHMARK_CSV):
-        folder.write(BENCHMARK_CSV, csv_of(benchmark_rows(read_run(folder))))
     with one_writer(folder, LEADERBOARD_CSV):
-        board = build_board(read_run(folder))
+        board = build_board(write_benchmark(folder))
         folder.write(LEADERBOARD_CSV, csv_of(board_frame(board)))
         verdict = judge(board)
         cards = []

@@ -7,7 +7,7 @@ How to drive it:
 1. `scheduler = GroupedASHA(epochs=20, grace_epochs=3, reduction_factor=3, on_decision=journal)`. `journal` stores
    each rung decision (`sweep.policy.states.RungDecision`) durably; it is called before the answer is given.
 2. On resume, once: `new = scheduler.refill(states)` with every trial's history and stored decisions. It rebuilds
-   the rungs and judges last epochs that were never judged. Add `new` to the states, then ask `sweep.policy.confirm.choose`.
+   the rungs and judges last epochs that were never judged. Add `new` to the states, then ask `sweep.policy.confirm.choose_group`.
 3. Hand it to Ray: `TuneConfig(scheduler=scheduler, search_alg=...)`, without metric or mode. Each Ray trial's config
    holds `trial_id`, `group` and `phase`; each report holds `epoch` and `mean_f1`. Or, with no Ray controller,
    call `on_epoch(trial_id, group, epoch, score)` after each exploring epoch.

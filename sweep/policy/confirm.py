@@ -1,7 +1,7 @@
 """What runs next: which trials explore, which configuration wins its group, which trials confirm it.
 
 Everything here is a pure function of trial records, so a sweep that was killed anywhere goes on as if it had
-not been. `choose` is asked at the start, on resume and whenever a trial ended; whatever it names under `explore`
+not been. `choose_group` is asked at the start, on resume and whenever a trial ended; whatever it names under `explore`
 and `confirm` should be running or queued, and whatever it names under `stopped` and `skipped` should say so on
 disk. Nothing here imports ray or reads a file.
 """
@@ -9,7 +9,7 @@ disk. Nothing here imports ray or reads a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweep.policy.states import ENDED, SCORE_KEY, TrialState
@@ -75,29 +75,17 @@ def _standing(config_id: str, trials: Sequence[TrialState]) -> _Standing:
     return _Standing(config_id, tuple(trials), score, settled)
 
 
-def choose(states: Iterable[TrialState], *, confirm: bool = True) -> dict[str, GroupChoice]:
-    """Decide for every group what runs, what is over and what may be thrown away.
-
-    Args:
-        states: All planned trials, in plan order.
-        confirm: Whether winners are brought to the full budget.
-
-    Returns:
-        Group to choice, in plan order.
-    """
-    groups: dict[str, list[TrialState]] = {}
-    for state in states:
-        groups.setdefault(state.group, []).append(state)
-    return {name: choose_group(members, confirm=confirm) for name, members in groups.items()}
-
-
 def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> GroupChoice:
-    """Decide for one group; see `choose`.
+    """Decide for one group what runs, what is over and what may be thrown away.
 
     The winner is the configuration with the highest mean, over its seeds that got furthest, of their best
     validation mean_f1 so far; equal means go to the smaller config_id. Lost seeds do not count, a configuration
     with a diverged seed is taken only when no other is left, and one that has no seed left to confirm makes way
     for the next.
+
+    Args:
+        states: The planned trials of the group, in plan order.
+        confirm: Whether winners are brought to the full budget.
     """
     assert states, "a group has at least one trial"
     assert len({state.group for state in states}) == 1, "choose_group takes the trials of one group"

@@ -9,13 +9,11 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from fairface_core.files.folder import Folder
-from sweep.results.benchmark import write_benchmark
 from sweep.results.bootstrap import Metric
 from sweep.results.predictions import Scored, read_scored
 from sweep.results.stats import Interval, score_interval
-from sweep.results.tables import csv_of, one_writer, typed_frame
-from sweep.run_folder.records import RunRecord, TrialRecord, read_run
+from sweep.results.tables import typed_frame
+from sweep.run_folder.records import RunRecord, TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,13 +220,8 @@ def _with_intervals(rank: int, configuration: Configuration, found: dict[str, Sc
     )
 
 
-def leaderboard(run: RunRecord) -> pd.DataFrame:
-    """Return one row per configuration: ranked ones first, then the others without a rank."""
-    return board_frame(build_board(run))
-
-
 def board_frame(board: Board) -> pd.DataFrame:
-    """Return the board as a table; see `leaderboard`."""
+    """Return one row per configuration: ranked ones first, then the others without a rank."""
     names = ["rank", "config_id", "group", *board.run.swept_keys, "full_budget", "num_seeds", "seeds"]
     names += [f"{split}_mean_f1{part}" for split in ("val", "test") for part in ("", "_sd", "_low", "_high")]
     names += [f"test_{metric}{part}" for metric in TEST_METRICS for part in ("", "_sd")]
@@ -266,17 +259,3 @@ def _mean_and_sd(name: str, values: Sequence[float]) -> dict[str, float | None]:
         name: fmean(values) if values else None,
         f"{name}_sd": stdev(values) if len(values) > 1 else None,
     }
-
-
-def rebuild(folder: Folder) -> RunRecord:
-    """Write both CSVs from the trial folders. The leaderboard's intervals take seconds.
-
-    Raises:
-        ConfigError: If the folder has no usable plan.
-        StorageError: If a CSV cannot be written.
-    """
-    write_benchmark(folder)
-    with one_writer(folder, LEADERBOARD_CSV):
-        run = read_run(folder)
-        folder.write(LEADERBOARD_CSV, csv_of(leaderboard(run)))
-    return run

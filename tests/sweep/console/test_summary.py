@@ -11,7 +11,8 @@ from rich.console import Console
 
 from fairface_core.files.folder import open_folder
 from sweep.console.summary import leaderboard_table
-from sweep.results.leaderboard import build_board, rebuild
+from sweep.page.write import write_report
+from sweep.results.leaderboard import build_board
 from sweep.run_folder.records import read_run
 from tests.sweep.run_folders import Shape, make_run
 
@@ -20,7 +21,7 @@ from tests.sweep.run_folders import Shape, make_run
 def test_the_leaderboard_holds_the_csvs_numbers_and_fits(tmp_path: Path, width: int) -> None:
     spaces = {"efficientnet_v2_s": (1e-4, 3e-4), "convnext_tiny": (3e-4,)}
     run = make_run(tmp_path / "run", Shape(spaces=spaces, seeds=(1, 2), epochs=3, num_val=90, num_test=90, asha=False))
-    rebuild(open_folder(run))
+    write_report(open_folder(run))
     csv = pd.read_csv(run / "leaderboard.csv")
     out = io.StringIO()
     board = build_board(read_run(open_folder(run)))

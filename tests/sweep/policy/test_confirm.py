@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.policy.confirm import GroupChoice, choose, choose_group
+from sweep.policy.confirm import GroupChoice, choose_group
 from sweep.policy.simulate import Curve, plan_states, simulate
 from sweep.policy.states import RungDecision, TrialState, decisions_from_json, decisions_to_json
 
@@ -162,11 +162,8 @@ def test_states_are_pruned_as_soon_as_their_configuration_cannot_win() -> None:
     assert choose_group([*states, trial("a2", "failed", (0.1,))]).prune == ("a0",)
 
 
-def test_groups_are_chosen_for_apart() -> None:
+def test_groups_are_never_mixed() -> None:
     states = [trial("a0", "completed", full(0.2)), trial("b0", "planned", group="h")]
-    choices = choose(states)
-    assert list(choices) == ["g", "h"]
-    assert choices["g"].done and not choices["h"].over
     with pytest.raises(AssertionError, match="one group"):
         choose_group(states)
 

@@ -18,9 +18,10 @@ from sklearn.metrics import accuracy_score, f1_score
 from fairface_core.errors import ConfigError, StorageError
 from fairface_core.files.folder import open_folder
 from fairface_core.trial.benchmark_csv import CONTRACT_COLUMNS
+from sweep.page.write import write_report
 from sweep.results.benchmark import BENCHMARK_CSV, benchmark_rows, write_benchmark
 from sweep.results.bootstrap import Predictions
-from sweep.results.leaderboard import LEADERBOARD_CSV, build_board, leaderboard, rebuild
+from sweep.results.leaderboard import LEADERBOARD_CSV, board_frame, build_board
 from sweep.results.stats import score_interval
 from sweep.results.tables import one_writer
 from sweep.run_folder.records import read_run
@@ -93,7 +94,7 @@ def test_benchmark_numbers_agree_with_the_predictions(drawn_run: Path) -> None:
 
 
 def test_leaderboard_numbers_agree_with_the_predictions(drawn_run: Path) -> None:
-    rebuild(open_folder(drawn_run))
+    write_report(open_folder(drawn_run))
     table = pd.read_csv(drawn_run / LEADERBOARD_CSV)
     by_config: dict[str, list[Path]] = {}
     for trial in json.loads((drawn_run / "plan.json").read_text())["trials"]:
@@ -115,7 +116,7 @@ def test_leaderboard_numbers_agree_with_the_predictions(drawn_run: Path) -> None
 
 
 def test_intervals_are_those_of_the_statistics_on_the_stored_predictions(drawn_run: Path) -> None:
-    table = leaderboard(read_run(open_folder(drawn_run)))
+    table = board_frame(build_board(read_run(open_folder(drawn_run))))
     assert set(table["protocol"]) == {"seed"}
     best = table.iloc[0]
     found = []
@@ -139,7 +140,7 @@ def test_intervals_are_those_of_the_statistics_on_the_stored_predictions(drawn_r
 
 
 def test_only_full_budget_configurations_are_ranked_by_validation(drawn_run: Path) -> None:
-    table = leaderboard(read_run(open_folder(drawn_run)))
+    table = board_frame(build_board(read_run(open_folder(drawn_run))))
     ranked, partial = table[table["rank"].notna()], table[table["rank"].isna()]
     assert ranked["rank"].tolist() == list(range(1, len(ranked) + 1))
     assert ranked["val_mean_f1"].is_monotonic_decreasing
@@ -152,14 +153,18 @@ def test_only_full_budget_configurations_are_ranked_by_validation(drawn_run: Pat
 def test_seeds_that_got_less_far_are_not_averaged(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", Shape(**{**vars(TINY), "ends": {0: "diverged"}}))
     first, second = trial_folders(run)[:2]
-    row = leaderboard(read_run(open_folder(run))).query("config_id.str.startswith('resnet50-lr1e-4')").iloc[0]
+    row = (
+        board_frame(build_board(read_run(open_folder(run))))
+        .query("config_id.str.startswith('resnet50-lr1e-4')")
+        .iloc[0]
+    )
     assert pd.isna(row["rank"]) and (row["num_seeds"], row["seeds"]) == (1, "2")
     assert row["val_mean_f1"] == pytest.approx(recomputed(second, "val")["mean_f1"], abs=1e-9)
     assert recomputed(first, "val")["mean_f1"] != pytest.approx(row["val_mean_f1"], abs=1e-3)
 
 
 def test_the_test_split_never_moves_a_rank(drawn_copy: Path) -> None:
-    before = leaderboard(read_run(open_folder(drawn_copy)))
+    before = board_frame(build_board(read_run(open_folder(drawn_copy))))
     worst, first = before["test_mean_f1"].min(), before.iloc[0]["config_id"]
     for trial in json.loads((drawn_copy / "plan.json").read_text())["trials"]:
         if trial["config_id"] == first:
@@ -171,7 +176,7 @@ def test_the_test_split_never_moves_a_rank(drawn_copy: Path) -> None:
             edit_json(
                 folder / "report.json", lambda report, f=folder: report["test_metrics"].update(recomputed(f, "test"))
             )
-    after = leaderboard(read_run(open_folder(drawn_copy)))
+    after = board_frame(build_board(read_run(open_folder(drawn_copy))))
     assert after["config_id"].tolist() == before["config_id"].tolist()
     assert after.iloc[0]["test_mean_f1"] < worst
     assert after.iloc[0]["test_mean_f1_high"] < before.iloc[0]["test_mean_f1_low"]
@@ -179,11 +184,11 @@ def test_the_test_split_never_moves_a_rank(drawn_copy: Path) -> None:
 
 def test_both_csvs_are_a_function_of_the_folders(drawn_copy: Path) -> None:
     run = open_folder(drawn_copy)
-    rebuild(run)
+    write_report(run)
     first = [(drawn_copy / name).read_bytes() for name in (BENCHMARK_CSV, LEADERBOARD_CSV)]
     for name in (BENCHMARK_CSV, LEADERBOARD_CSV):
         (drawn_copy / name).unlink()
-    rebuild(run)
+    write_report(run)
     assert [(drawn_copy / name).read_bytes() for name in (BENCHMARK_CSV, LEADERBOARD_CSV)] == first
 
 
@@ -197,7 +202,7 @@ def test_a_location_holds_no_credentials(drawn_run: Path) -> None:
 
 def test_whole_numbers_stay_whole_where_cells_are_empty(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", Shape(**{**vars(TINY), "ends": {0: "planned"}}))
-    rebuild(open_folder(run))
+    write_report(open_folder(run))
     text = pd.read_csv(run / BENCHMARK_CSV, dtype=str)
     assert text["num_params"].isna().sum() == 1
     assert text["num_params"].dropna().str.fullmatch(r"\d+").all()
@@ -218,7 +223,7 @@ def test_whole_numbers_stay_whole_where_cells_are_empty(tmp_path: Path) -> None:
 def test_what_a_lost_seed_does_to_its_configuration(tmp_path: Path, end: str, ranked: bool, note: str) -> None:
     run = make_run(tmp_path / "run", Shape(**{**vars(TINY), "ends": {0: end}}))
     first = json.loads((run / "plan.json").read_text())["trials"][0]["config_id"]
-    row = leaderboard(read_run(open_folder(run))).set_index("config_id").loc[first]
+    row = board_frame(build_board(read_run(open_folder(run)))).set_index("config_id").loc[first]
     assert pd.notna(row["rank"]) == ranked
     assert row["note"] == note
     if ranked:
@@ -230,7 +235,7 @@ def test_a_swept_key_is_a_column_of_both_tables(tmp_path: Path) -> None:
     record = read_run(open_folder(run))
     assert set(record.swept_keys) == {"lr", "dropout"}
     assert sorted(set(benchmark_rows(record)["dropout"])) == [0.1, 0.3]
-    assert sorted(set(leaderboard(record)["dropout"])) == [0.1, 0.3]
+    assert sorted(set(board_frame(build_board(record))["dropout"])) == [0.1, 0.3]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 200])
