@@ -1,4 +1,4 @@
-"""Everything that issue 5 asks of a GPU, in one program: a short table on stdout and all rows as JSON in a file.
+"""Everything that is asked of a GPU, in one program: a short table on stdout and all rows as JSON in a file.
 
     python -m benchmarks.gpu --out gpu.json                       # the four backbones, about 20 minutes on one GPU
     python -m benchmarks.gpu --out gpu.json --accuracy_epochs 10  # and bf16 against fp32 on the real sample, hours

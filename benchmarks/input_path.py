@@ -1,4 +1,4 @@
-"""The input path against the original's: images per second of one core, and building the cache (issue 5, item 1).
+"""The input path against the original's: images per second of one core, and building the cache.
 
     python -m benchmarks.input_path                       # the real sample where it is, else drawn faces
 

@@ -57,7 +57,7 @@ class Row:
     Attributes:
         name: `program.what`.
         ratio: Median over the rounds; None where it was not measured.
-        goal: What issue 5 asks for, or None.
+        goal: What the ratio has to reach, or None.
         n: Rounds.
         spread: Interquartile range of the rounds' ratios over their median; None below two rounds.
         sense: Whether `ratio` has to be at least or at most `goal`.

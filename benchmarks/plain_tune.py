@@ -1,4 +1,4 @@
-"""One small sweep here and in a plain Ray Tune script around the original's loop (issue 5, item 7).
+"""One small sweep here and in a plain Ray Tune script around the original's loop.
 
     python -m benchmarks.plain_tune        # 2 backbones x 3 learning rates, 2,000 images, 64 px, 6 epochs, FIFO
 

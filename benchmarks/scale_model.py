@@ -1,4 +1,4 @@
-"""A model of a sweep on 1, 8 and 64 GPUs: what it needs of each part, and what breaks first (issue 5, item 8).
+"""A model of a sweep on 1, 8 and 64 GPUs: what it needs of each part, and what breaks first.
 
     python -m benchmarks.scale_model --images_per_s resnet50=2800 vit_b_16=1400 --gather_per_s 50000
     python -m benchmarks.scale_model --measured gpu.json --storage_gb_per_s 0.5
@@ -44,8 +44,8 @@ class Machine:
         memory_gib: Memory of a node.
         storage_gb_per_s: Bytes written per second to the folder that all nodes share, 1e9.
         network_gb_per_s: Bytes per second into a node, for the first copy of the images.
-        gather_per_s: Images that one core gathers from the cache each second (DESIGN 6: 50,000 at 224 px).
-        decode_per_s: Images that one core decodes each second (DESIGN 6: 3,200 with Pillow).
+        gather_per_s: Images that one core gathers from the cache each second (about 50,000 at 224 px).
+        decode_per_s: Images that one core decodes each second (3,200 with Pillow).
         start_s: Seconds from a fresh worker to its first step, the CUDA context included.
         report_s: Seconds of the driver's time for each epoch that is reported (Ray's own test: 9 ms a trial).
         step_cores: Cores that one trial keeps busy: one that launches kernels, one that gathers now and then.

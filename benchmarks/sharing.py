@@ -1,4 +1,4 @@
-"""Memory of the image data when 1, 2 and 4 trials train at once (issue 5, item 5).
+"""Memory of the image data when 1, 2 and 4 trials train at once: the goal is that of one.
 
     python -m benchmarks.sharing          # Linux only: it reads /proc/PID/smaps
 

@@ -1,4 +1,4 @@
-"""From process start to the first optimizer step at FairFace's full size (issue 5, item 2), and import times.
+"""From process start to the first optimizer step at FairFace's full size, and import times.
 
     python -m benchmarks.startup --work DIR          # DIR keeps the links and the cache: 97,698 images, 1.2 GB at 64 px
 

@@ -1,4 +1,4 @@
-"""Images per second of the training loop, against a constant batch and against the original's loop (issue 5, item 3).
+"""Images per second of the training loop, against a constant batch and against the original's loop.
 
     python -m benchmarks.step                                            # the four backbones at their own sizes
     python -m benchmarks.step --backbones mobilenet_v3_small --image_size 64 --batch_size 128 --steps 8

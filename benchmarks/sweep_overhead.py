@@ -1,4 +1,4 @@
-"""What a sweep costs beyond its trials (issue 5, item 4): `python -m sweep.run`, wall time minus the trials' own.
+"""What a sweep costs beyond its trials: `python -m sweep.run`, wall time minus the trials' own.
 
     python -m benchmarks.sweep_overhead
 

@@ -25,8 +25,8 @@ class BackboneSpec:
         classifier: Dotted name of that last linear layer, replaced by an identity.
         num_params: Parameters of backbone and both heads at its own input size, to 1 %; for disk estimates.
         gmac: Forward multiply-adds per image at its own input size, 1e9 (torchvision's `_ops`).
-        channels_last: Whether channels_last was measured not slower on the CPU (DESIGN 6), or is the known gain of
-            convnets on CUDA.
+        channels_last: Whether channels_last was measured not slower on the CPU (docs/architecture.md, Facts about
+            speed), or is the known gain of convnets on CUDA.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The wings and who may import whom, the file sizes and the names of DESIGN 1, as tests."""
+"""The wings and who may import whom, the file sizes and the names of docs/architecture.md, as tests."""
 
 from __future__ import annotations
 

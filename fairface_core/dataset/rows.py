@@ -101,7 +101,7 @@ class LabelFile:
 def read_label_file(
     path: Path, finder: ImageFinder, problems: Problems, *, img_col: str, on_bad_image: str
 ) -> LabelFile | None:
-    """Read a label CSV, with all the rules of DESIGN 2.
+    """Read a label CSV, with all the rules of docs/architecture.md, "The contract with the original script".
 
     Args:
         path: The CSV.

@@ -32,7 +32,7 @@ from fairface_core.images.worker import bytes_per_image
 
 __all__ = ["BadImage", "ImageCache", "cache_size_px", "decode_image", "open_cache", "verify_cache"]
 
-# FairFace's own size: larger inputs are enlarged from it on the device (DESIGN 6).
+# FairFace's own size: larger inputs are enlarged from it on the device (docs/architecture.md, Facts about speed).
 MAX_CACHED_PX = 224
 
 

@@ -32,7 +32,8 @@ def choose_device(name: str) -> torch.device:
 def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     """Return the autocast type: on CUDA bf16 where the GPU has it, else fp16; elsewhere None.
 
-    bf16 on the CPU was slower for every backbone (mobilenet_v3_small 327 against 809 images/s, DESIGN 6).
+    bf16 on the CPU was slower for every backbone (mobilenet_v3_small 327 against 809 images/s;
+    docs/architecture.md, Facts about speed).
     """
     if device.type != "cuda" or not config.amp:
         return None

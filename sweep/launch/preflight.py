@@ -33,7 +33,8 @@ _WORKER_BYTES = 0.5 * 2**30
 # In units of one state (weights and two moments): weights, gradients, moments, and the copy that is being written.
 _STATES_IN_MEMORY = 7 / 3
 _NODE_TIMEOUT_S = 120.0
-# Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px (DESIGN 6).
+# Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px
+# (docs/architecture.md, Facts about speed).
 _CORE_GMAC_PER_S = 14.0
 _SLOW_S = 24 * 3600.0
 # `ray job submit --working-dir` runs a job in a copy below it and deletes that when the job is over (Ray 2.60).

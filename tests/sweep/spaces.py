@@ -11,7 +11,7 @@ from sweep.plan.plan import Plan
 from sweep.space.load import load_space
 from sweep.space.spec import SweepSpec
 
-# DESIGN 4, as it stands there.
+# The README's space, with every part of the grammar.
 DESIGN_SPACE = """
 name: backbones
 data: {root: null}

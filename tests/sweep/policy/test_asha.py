@@ -260,7 +260,7 @@ def test_a_decision_of_other_rungs_is_refused() -> None:
 
 
 def slow_starter(grouped: bool) -> list[Curve]:
-    """DESIGN 4: the model that would have won, 0.74-0.78 against 0.66, is behind at the first epoch."""
+    """The model that would have won is behind at the first epoch (docs/architecture.md, Facts about Ray)."""
     shapes = {"fast": (0.60, 0.66), "slow": (0.45, 0.76)}
     return [
         Curve(
