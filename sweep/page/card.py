@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import unicodedata
-from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from sweep import wording
+from sweep.page.templating import environment
 from sweep.results.bootstrap import Metric
 from sweep.results.facts import PROTOCOLS, data_facts, flat
 from sweep.results.leaderboard import TEST_METRICS, Board, Configuration
+from sweep.results.statistics import STATISTICS
 from sweep.results.stats import score_interval
 from sweep.results.verdict import Verdict
 from sweep.run_folder.records import RunRecord
-from sweep.wording import axis_words
 
-TEMPLATES = Path(__file__).parent / "templates"
-# Also at the start of a line, where they would begin a list or a title; an underscore within a word means nothing.
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|^[-+#=]|(?<!\w)_|_(?!\w))")
 # They give the width of an interval to 3 %; four more metrics a card are not to cost seconds.
 _NUM_RESAMPLES = 500
 _PROVENANCE = ("code_digest", "git_commit", "python", "versions", "device_name", "data_digest")
@@ -43,7 +34,8 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
     report = record.report
     metrics = [("mean_f1", configuration.test_scores(), configuration.test_span)]
     metrics += [(name, configuration.test_scores(name), _ends(configuration, name)) for name in TEST_METRICS]
-    return _environment().get_template("model_card.md.j2").render(
+    figures = [(one.sentence, one.words(value)) for one in STATISTICS if (value := one.of(report)) is not None]
+    return environment().get_template("model_card.md.j2").render(
         run=board.run,
         group=group,
         one=configuration,
@@ -57,6 +49,7 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
         data=data_facts(board.run),
         provenance=flat({k: v for k, v in report["provenance"].items() if k in _PROVENANCE}),
         audit=report.get("subgroups"),
+        statistics=[(sentence, words) for sentence, words in figures if sentence],
     )  # fmt: skip
 
 
@@ -65,38 +58,3 @@ def _ends(one: Configuration, metric: Metric) -> tuple[float, float] | None:
     if one.test is None:
         return None
     return score_interval([scored.test for scored in one.scored], metric=metric, num_resamples=_NUM_RESAMPLES).ends
-
-
-class Verbatim(str):
-    """Text that needs no escape: a name of ours, or a trial id, which the plan's reader holds to safe characters."""
-
-    __slots__ = ()
-
-
-def escape_markdown(value: Any) -> str:
-    """Return a value as text that Markdown shows as it is, on one line: a run folder may hold anything."""
-    if isinstance(value, Verbatim):
-        return value
-    text = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(value))
-    return _MARKDOWN.sub(r"\\\1", text)
-
-
-@functools.cache
-def _environment() -> Environment:
-    # `finalize` sees every expression of the template, so none can be forgotten.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=False,  # Markdown, not HTML
-        finalize=escape_markdown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    for name in ("number", "settings", "score", "span", "percent", "millions",
-                 "quantity", "duration", "counted", "listing", "points", "p_words"):  # fmt: skip
-        environment.filters[name] = getattr(wording, name)
-    environment.filters["axis_words"] = axis_words
-    environment.filters["verbatim"] = Verbatim
-    environment.filters["mean"] = lambda values: sum(values) / len(values)
-    return environment

@@ -6,19 +6,14 @@ import base64
 import functools
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sweep import wording
 from sweep.page.plot_style import COLORS, DARK, DARK_COLORS
 from sweep.page.sections import Page
-from sweep.wording import axis_words
+from sweep.page.templating import TEMPLATES, environment
 
-TEMPLATES = Path(__file__).parent / "templates"
 # The same shapes as in the figures (plot_style.SYMBOLS).
 _GLYPHS = "●■◆▲▼✚⬢★"
 
@@ -33,7 +28,7 @@ def render_page(page: Page) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     figures = {plot.key: {**plot.figure.to_plotly_json(), "height": plot.height_px} for plot in page.plots()}
-    return _environment().get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         page=page,
         run=page.run,
         policy=policy,
@@ -44,23 +39,6 @@ def render_page(page: Page) -> str:
         figures=_embedded(figures),
         dark=_embedded(DARK),
     )  # fmt: skip
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("number", "settings", "score", "signed", "span", "signed_span", "percent", "quantity", "millions",
-                 "p_words", "duration", "counted", "probability", "points", "sd", "shortened"):  # fmt: skip
-        environment.filters[name] = getattr(wording, name)
-    environment.filters["axis_words"] = axis_words
-    environment.filters["trial_href"] = lambda trial_id: f"trials/{quote(trial_id)}/"
-    return environment
 
 
 @functools.cache

@@ -1,10 +1,10 @@
-"""What report.html shows, section by section, as plain values. The template only arranges them."""
+"""What report.html shows, section by section, as plain values. The templates only arrange them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sweep.page.sweep_plots import comparison_plot, cost_plot, learning_curves, 
 from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
 from sweep.results.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.results.leaderboard import Board, Configuration
+from sweep.results.statistics import STATISTICS
 from sweep.results.verdict import Verdict
 from sweep.run_folder.records import RunRecord, TrialRecord
 from sweep.wording import axis_words
@@ -52,36 +53,86 @@ class BestTrial:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Everything the template needs."""
+class Findings:
+    """What the sections are made of.
+
+    Attributes:
+        board: The leaderboard.
+        verdict: The answer.
+        cards: Group and file name of each model card.
+        palette: Colors and symbols of the groups.
+        best: The best trial of each ranked group, best group first.
+        damages: Trial id (empty for the run's own files) and what is damaged there.
+    """
 
     board: Board
     verdict: Verdict
-    palette: Palette
-    groups: list[str]
-    tiles: list[tuple[str, str, str]]
-    scores: Plot | None
-    comparisons: Plot | None
-    curves: list[Plot]
-    responses: list[Plot]
-    cost: Plot | None
-    audits: list[tuple[str, list[Plot]]]
-    calibrations: list[Plot]
-    age_error: Plot | None
-    best: list[BestTrial]
-    audit_axes: list[str]
-    losses: list[TrialRecord]
-    damages: list[tuple[str, str]]
-    stops: list[str]
-    protocol: list[tuple[str, str]]
-    data_facts: list[tuple[str, str]]
-    provenance: list[tuple[str, list[tuple[str, str]]]]
     cards: list[tuple[str, str]]
+    palette: Palette
+    best: list[BestTrial]
+    damages: list[tuple[str, str]]
 
     @property
     def run(self) -> RunRecord:
         """The run."""
         return self.board.run
+
+    @property
+    def order(self) -> list[str]:
+        """The groups: ranked ones first, best first."""
+        best = self.board.best_of_group
+        return [*best, *(group for group in self.run.groups if group not in best)]
+
+    @property
+    def configurations(self) -> list[Configuration]:
+        """Those of the best trials."""
+        return [one.configuration for one in self.best]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page.
+
+    Attributes:
+        key: Its anchor and its template, `templates/sections/<key>.html.j2`.
+        title: Its name in the list of sections.
+        values: What the template calls `its`.
+    """
+
+    key: str
+    title: str
+    values: dict[str, Any]
+
+    def plots(self) -> list[Plot]:
+        """Return its figures: the values that are plots or lists of them."""
+        return [plot for value in self.values.values() for plot in _plots_in(value)]
+
+
+def _plots_in(value: Any) -> Iterator[Plot]:
+    if isinstance(value, Plot):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _plots_in(one)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template needs.
+
+    Attributes:
+        run: The run.
+        verdict: The answer.
+        palette: Colors and symbols of the groups.
+        tiles: Title, figure and note of the facts at the top.
+        sections: Those that there is something to show in, in order.
+    """
+
+    run: RunRecord
+    verdict: Verdict
+    palette: Palette
+    tiles: list[tuple[str, str, str]]
+    sections: list[Section]
 
     @property
     def question(self) -> str:
@@ -90,50 +141,9 @@ class Page:
         text = first.lstrip("# ").removeprefix("Question:").strip()[:300] if first.startswith("#") else ""
         return text[:1].upper() + text[1:]
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether any ranked run used a GPU, so that GPU-hours are what it cost."""
-        return any(one.cost("gpu_hours") for one in self.board.ranked)
-
-    @property
-    def scored_by(self) -> str:
-        """The protocol, and what the policies left out."""
-        return scored_by(self.run)
-
-    @property
-    def one_seed(self) -> bool:
-        """Whether a ranked configuration has a single seed, so that its interval covers less."""
-        return any(len(one.full) == 1 for one in self.board.ranked)
-
-    @property
-    def several_devices(self) -> bool:
-        """Whether trials ran on different devices."""
-        facts = (record.report["provenance"] for record in self.run.records if record.report)
-        return len({(fact["device"], fact.get("device_name")) for fact in facts}) > 1
-
-    @property
-    def sections(self) -> list[tuple[str, str]]:
-        """The sections that there is something to show in: anchor and title."""
-        every = [
-            ("leaderboard", "Leaderboard", True),
-            ("comparisons", "Comparisons", bool(self.verdict.comparisons)),
-            ("curves", "Curves", bool(self.curves)),
-            ("response", "Response", bool(self.responses)),
-            ("analysis", "Best trials", bool(self.best)),
-            ("audit", "Audit", bool(self.audit_axes)),
-            ("cost", "Cost", self.cost is not None),
-            ("failures", "Failures", True),
-            ("trials", "Trials", True),
-            ("protocol", "Protocol", True),
-            ("provenance", "Provenance", True),
-        ]
-        return [(key, title) for key, title, there in every if there]
-
     def plots(self) -> list[Plot]:
         """Return every figure, in the order of the page."""
-        single = [self.scores, self.comparisons, self.cost, self.age_error]
-        groups = [self.curves, self.responses, self.calibrations, *(plots for _, plots in self.audits)]
-        return [plot for plot in single if plot] + [plot for plots in groups for plot in plots]
+        return [plot for section in self.sections for plot in section.plots()]
 
 
 def build_page(board: Board, verdict: Verdict, cards: list[tuple[str, str]]) -> Page:
@@ -144,42 +154,108 @@ def build_page(board: Board, verdict: Verdict, cards: list[tuple[str, str]]) -> 
         verdict: The answer.
         cards: Group and file name of each model card.
     """
-    run = board.run
-    palette = Palette(run.groups)
     best, problems = _best_trials(board)
-    configurations = [one.configuration for one in best]
-    axes = [axis for axis in AUDIT_AXES if any(axis in _audit(one) for one in best)]
-    order = [*board.best_of_group, *(group for group in run.groups if group not in board.best_of_group)]
-    curves = (learning_curves(board, group, palette) for group in order)
-    return Page(
-        board=board,
-        verdict=verdict,
-        palette=palette,
-        groups=order,
-        tiles=tiles(board),
-        scores=scores_plot(board, palette),
-        comparisons=comparison_plot(verdict.comparisons),
-        curves=[plot for plot in curves if plot],
-        responses=response_plots(board, palette),
-        cost=cost_plot(board, palette),
-        audits=[
-            (axis_words(axis), audit_plots(configurations, axis, palette)) for axis in axes if axis in _PLOTTED_AXES
-        ],
-        calibrations=calibration_plots(configurations, palette),
-        age_error=age_error_plot(configurations, palette),
-        best=best,
-        audit_axes=axes,
-        losses=[record for record in run.records if record.status in ("failed", "diverged")],
-        damages=_damages(board, problems),
-        stops=stops(run),
-        protocol=protocol(run),
-        data_facts=data_facts(run),
-        provenance=provenance(run),
-        cards=cards,
-    )
+    palette = Palette(board.run.groups)
+    findings = Findings(board, verdict, cards, palette, best, _damages(board, problems))
+    sections = [
+        Section(key, title, values) for key, title, build in SECTIONS if (values := build(findings)) is not None
+    ]
+    return Page(board.run, verdict, palette, tiles(board), sections)
 
 
-def _audit(best: BestTrial) -> dict[str, Any]:
+def _leaderboard(found: Findings) -> dict[str, Any]:
+    board = found.board
+    return {
+        "ranked": board.ranked,
+        "partial": board.partial,
+        "scores": scores_plot(board, found.palette),
+        "scored_by": scored_by(found.run),
+        "one_seed": any(len(one.full) == 1 for one in board.ranked),
+    }
+
+
+def _comparisons(found: Findings) -> dict[str, Any] | None:
+    pairs = found.verdict.comparisons
+    return {"pairs": pairs, "plot": comparison_plot(pairs)} if pairs else None
+
+
+def _curves(found: Findings) -> dict[str, Any] | None:
+    drawn = (learning_curves(found.board, group, found.palette) for group in found.order)
+    curves = [plot for plot in drawn if plot]
+    return {"curves": curves} if curves else None
+
+
+def _response(found: Findings) -> dict[str, Any] | None:
+    responses = response_plots(found.board, found.palette)
+    return {"responses": responses, "groups": found.order} if responses else None
+
+
+def _analysis(found: Findings) -> dict[str, Any] | None:
+    if not found.best:
+        return None
+    return {
+        "best": found.best,
+        "statistics": STATISTICS,
+        "age_error": age_error_plot(found.configurations, found.palette),
+        "calibrations": calibration_plots(found.configurations, found.palette),
+    }
+
+
+def _audit(found: Findings) -> dict[str, Any] | None:
+    axes = [axis for axis in AUDIT_AXES if any(axis in _subgroups(one) for one in found.best)]
+    audits = [
+        (axis_words(axis), audit_plots(found.configurations, axis, found.palette))
+        for axis in axes
+        if axis in _PLOTTED_AXES
+    ]
+    return {"best": found.best, "axes": axes, "audits": audits} if axes else None
+
+
+def _cost(found: Findings) -> dict[str, Any] | None:
+    board = found.board
+    plot = cost_plot(board, found.palette)
+    if plot is None:
+        return None
+    facts = (record.report["provenance"] for record in found.run.records if record.report)
+    return {
+        "plot": plot,
+        "ranked": board.ranked,
+        "groups": board.best_of_group,
+        "on_gpu": any(one.cost("gpu_hours") for one in board.ranked),
+        "several_devices": len({(fact["device"], fact.get("device_name")) for fact in facts}) > 1,
+    }
+
+
+def _failures(found: Findings) -> dict[str, Any]:
+    losses = [record for record in found.run.records if record.status in ("failed", "diverged")]
+    return {"stops": stops(found.run), "losses": losses, "damages": found.damages}
+
+
+def _protocol(found: Findings) -> dict[str, Any]:
+    return {"protocol": protocol(found.run), "data": data_facts(found.run)}
+
+
+def _provenance(found: Findings) -> dict[str, Any]:
+    return {"provenance": provenance(found.run), "cards": found.cards}
+
+
+# Anchor, which is also the template's name; title in the list of sections; what it shows, None for no such section.
+SECTIONS: tuple[tuple[str, str, Callable[[Findings], dict[str, Any] | None]], ...] = (
+    ("leaderboard", "Leaderboard", _leaderboard),
+    ("comparisons", "Comparisons", _comparisons),
+    ("curves", "Curves", _curves),
+    ("response", "Response", _response),
+    ("analysis", "Best trials", _analysis),
+    ("audit", "Audit", _audit),
+    ("cost", "Cost", _cost),
+    ("failures", "Failures", _failures),
+    ("trials", "Trials", lambda found: {}),
+    ("protocol", "Protocol", _protocol),
+    ("provenance", "Provenance", _provenance),
+)
+
+
+def _subgroups(best: BestTrial) -> dict[str, Any]:
     return best.report.get("subgroups", {}).get("by", {})
 
 

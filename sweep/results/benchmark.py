@@ -16,6 +16,7 @@ from fairface_core.errors import FairfaceError
 from fairface_core.files.folder import Folder
 from fairface_core.trial.benchmark_csv import CONTRACT_COLUMNS, benchmark_row
 from fairface_core.trial.reading import CONTRACT_FIELDS
+from sweep.results.statistics import STATISTICS
 from sweep.results.tables import csv_of, one_writer, typed_frame
 from sweep.run_folder.records import RunRecord, TrialRecord, read_run
 
@@ -50,6 +51,7 @@ def _benchmark_row(run: RunRecord, record: TrialRecord) -> dict[str, Any]:
     if report is not None:
         row |= benchmark_row(report, out_dir)
         row |= {key: report["timing"].get(key) for key in ("epoch_s", "peak_memory_gib", "gpu_hours")}
+        row |= {one.column: one.of(report) for one in STATISTICS if one.column}
     return {
         **row,
         **{key: record.config.get(key) for key in run.swept_keys},

@@ -23,7 +23,7 @@ from pyarrow import fs as filesystem
 
 from fairface_core.errors import FairfaceError
 from fairface_core.files.folder import open_folder
-from sweep.page.card import escape_markdown
+from sweep.page.templating import escape_markdown
 from sweep.page.write import write_report
 from sweep.report import main
 from tests.sweep.results.test_benchmark import completed_trial, edit_json, recomputed, trial_folders
