@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 from pathlib import Path
@@ -16,6 +17,8 @@ os.environ.setdefault("FAIRFACE_DASHBOARD", "0")
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = PROJECT.parent / "shared" / "data"
+# Marks whose tests share one process: they would wait for each other's processors.
+GROUPS = ("faults", "ray")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +33,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the faults in one process, what starts Ray in one, and each other file in one.
+    """Keep the faults in one process, the tests that start Ray in one, and the others of each file in one.
 
     Not by `--dist loadgroup`: xdist 3.8 under pytest 9.2 reads the marks and then does nothing with them.
     """
@@ -44,21 +47,33 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def group_of(nodeid: str) -> str:
-    """Return what a test shares its process with: `faults`, `ray`, or its file."""
+    """Return what a test shares its process with: those of its mark in `GROUPS`, or of its file."""
     path, _, name = nodeid.partition("::")
-    if path.startswith("tests/faults/") or name.startswith("test_a_kill_at_every_write"):
-        return "faults"
-    return "ray" if "mark.ray" in _text(path) else path
+    marks = _marks(path)
+    return marks.get(name.partition("[")[0]) or marks.get("pytestmark") or path
 
 
 @functools.cache
-def _text(path: str) -> str:
-    return (PROJECT / path).read_text(encoding="utf-8")
+def _marks(path: str) -> dict[str, str]:
+    """Test -> its mark in `GROUPS`; `pytestmark` stands for all of a file. The scheduler knows tests by name alone."""
+    found = {}
+    for node in ast.parse((PROJECT / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            name, text = node.name, "".join(map(ast.unparse, node.decorator_list))
+        elif isinstance(node, ast.Assign):
+            name, text = ast.unparse(node.targets[0]), ast.unparse(node.value)
+        else:
+            continue
+        mark = next((mark for mark in GROUPS if f"mark.{mark}" in text), None)
+        if mark:
+            found[name] = mark
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the two long groups, so that the two processes end together."""
-    items.sort(key=lambda item: {"faults": 0, "ray": 1}.get(group_of(item.nodeid), 2))
+    """Begin with the long groups, so that the processes end together."""
+    rank = {mark: position for position, mark in enumerate(GROUPS)}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
 @pytest.fixture(autouse=True)
