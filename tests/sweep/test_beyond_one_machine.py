@@ -61,6 +61,7 @@ print(json.dumps({"nodes": len(ray.nodes()), "free": ray.available_resources().g
 """
 
 
+@pytest.mark.faults
 def test_a_cluster_of_three_is_joined_and_used(tmp_path: Path) -> None:
     storage = tmp_path / "shared"
     storage.mkdir()

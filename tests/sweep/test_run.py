@@ -146,6 +146,7 @@ def test_a_sweep_is_quiet_and_leaves_everything(storage: Path, tmp_path: Path, m
     assert epochs_trained(storage) == trained
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("signals", "code"),
@@ -186,6 +187,7 @@ def test_signals_stop_in_time_and_everything_goes_on(
     assert trained[: len(before)] == before
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 def test_a_killed_driver_leaves_no_process_and_its_lock_is_taken_over(storage: Path, tmp_path: Path) -> None:
     (storage / "fake.json").write_text('{"order": "order.txt", "epoch_s": 0.5}')
