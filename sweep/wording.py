@@ -128,6 +128,16 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def amount(number: float, noun: str) -> str:
+    """Return `no GPU`, `1 CPU`, `2 CPUs` or `0.5 GPUs`."""
+    return f"no {noun}" if number == 0 else f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def and_more(shown: int, total: int) -> str:
+    """Return `and 3 more` for what a list leaves out, nothing where it is whole."""
+    return f"and {total - shown:,} more" if total > shown else ""
+
+
 def axis_words(axis: str) -> str:
     """Return an audit axis in words: `race x gender`, `age group`."""
     return {"age": "age group"}.get(axis, axis.replace("_x_", " × ").replace("_", " "))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.plan.cost import disk_bytes, expected_epochs
-from sweep.plan.names import short_number
 from sweep.plan.plan import Plan, PlannedTrial
-from sweep.space.spec import BUDGET, SEED
+from sweep.wording import and_more, counted, number
 
 
 def describe_plan(plan: Plan, *, max_rows: int = 60, estimate: bool = True) -> RenderableType:
@@ -34,8 +32,8 @@ def _summary(plan: Plan) -> Text:
     seeds = list(dict.fromkeys(trial.seed for trial in plan.trials))
     configs = len({trial.config_id for trial in plan.trials})
     return Text(
-        f"{_count(len(plan.trials), 'trial')}: {_count(configs, 'configuration')} x {_count(len(seeds), 'seed')}, "
-        f"{_count(plan.epochs, 'epoch')} each; {plan.scheduler.kind} by {plan.group_by}",
+        f"{counted(len(plan.trials), 'trial')}: {counted(configs, 'configuration')} x {counted(len(seeds), 'seed')}, "
+        f"{counted(plan.epochs, 'epoch')} each; {plan.scheduler.kind} by {plan.group_by}",
         style="bold",
     )
 
@@ -44,7 +42,6 @@ def _group_table(plan: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (plan.group_by, "trials", "explore", "cpu", "gpu", "disk GiB", "values"):
         table.add_column(name, justify="left" if name in (plan.group_by, "values") else "right")
-    varying = _varying(plan)
     for group, trials in plan.groups().items():
         table.add_row(
             Text(group),
@@ -53,7 +50,7 @@ def _group_table(plan: Plan) -> Table:
             _span([trial.cpu for trial in trials]),
             _span([trial.gpu for trial in trials]),
             f"{disk_bytes(trials) / 2**30:.1f}",
-            Text("; ".join(f"{key} {_values(trials, key)}" for key in varying)),
+            Text("; ".join(f"{key} {_values(trials, key)}" for key in plan.swept_keys)),
         )
     return table
 
@@ -62,7 +59,7 @@ def _trial_table(trials: Sequence[PlannedTrial], max_rows: int) -> RenderableTyp
     shown = trials if len(trials) <= max_rows else trials[: max_rows // 2]
     lines = [f"  {trial.trial_id}{'' if trial.explores else '   (if its configuration wins)'}" for trial in shown]
     if len(shown) < len(trials):
-        lines.append(f"  ... and {len(trials) - len(shown):,} more, all in plan.json once the sweep starts")
+        lines.append(f"  ... {and_more(len(shown), len(trials))}, all in plan.json once the sweep starts")
     return Text("\n".join(["Trials, the longest first:", *lines, ""]))
 
 
@@ -86,33 +83,14 @@ def _cost_lines(plan: Plan, estimate: bool) -> list[str]:
     return lines
 
 
-def _varying(plan: Plan) -> list[str]:
-    keys = dict.fromkeys(key for trial in plan.trials for key in trial.config)
-    return [
-        key
-        for key in keys
-        if key not in (SEED, BUDGET, plan.group_by) and len({repr(t.config.get(key)) for t in plan.trials}) > 1
-    ]
-
-
 def _values(trials: Sequence[PlannedTrial], key: str) -> str:
     values = list(dict.fromkeys(trial.config.get(key) for trial in trials))
     numbers = [value for value in values if isinstance(value, int | float)]
     if len(numbers) == len(values) > 6:
-        return f"{_shown(min(numbers))} to {_shown(max(numbers))} ({len(values)} values)"
-    return ", ".join(map(_shown, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "null" if value is None else str(value)
-    return short_number(value)
+        return f"{number(min(numbers))} to {number(max(numbers))} ({len(values)} values)"
+    return f"{', '.join(map(number, values[:6]))} {and_more(6, len(values))}".rstrip()
 
 
 def _span(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -20,7 +20,7 @@ from rich.text import Text
 from sweep.driving.ledger import Ledger
 from sweep.driving.trials import Leg, Trial
 from sweep.driving.worker import NOTES_KEY, Ending
-from sweep.wording import counted, duration, plain
+from sweep.wording import and_more, counted, duration, plain
 
 # A terminal is drawn this often, and a log that is no terminal gets a line of the state this often.
 _DRAW_S = 0.5
@@ -183,7 +183,7 @@ class Progress:
         running = [trial for trial in self._ledger.trials.values() if trial.leg is not None and trial.leg.started]
         lines = [self._running_line(trial) for trial in running[:_MAX_RUNNING_ROWS]]
         if len(running) > len(lines):
-            lines.append(Text(f"  and {len(running) - len(lines)} more", style="dim"))
+            lines.append(Text(f"  {and_more(len(lines), len(running))}", style="dim"))
         if not running:
             lines.append(Text("  waiting for a worker", style="dim"))
         return Group(table, *lines)

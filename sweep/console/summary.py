@@ -19,7 +19,7 @@ from sweep.plan.plan import Plan
 from sweep.results.facts import scored_by
 from sweep.results.leaderboard import Board, Configuration
 from sweep.results.verdict import Verdict
-from sweep.wording import counted, listing, number, plain, quantity, score, sd, span
+from sweep.wording import amount, and_more, counted, listing, number, plain, quantity, score, sd, span
 
 _MAX_ROWS = 12
 # The leaderboard with standard deviations and speeds; a terminal of 80 columns goes without them.
@@ -92,7 +92,7 @@ def leaderboard_table(board: Board, *, wide: bool) -> Table:
     for one in board.ranked[:_MAX_ROWS]:
         table.add_row(*_cells(one, board.run.swept_keys, wide=wide))
     if len(board.ranked) > _MAX_ROWS:
-        table.add_row("", f"and {len(board.ranked) - _MAX_ROWS} more")
+        table.add_row("", and_more(_MAX_ROWS, len(board.ranked)))
     return table
 
 
@@ -123,7 +123,6 @@ def _scheduler(plan: Plan) -> str:
 
 def _resources(plan: Plan, cluster: Cluster, max_legs: int | None) -> str:
     where = f"a cluster of {counted(len(cluster.nodes), 'machine')}" if cluster.joined else "this machine"
-    gpus = f", {counted_number(cluster.gpus, 'GPU')}" if cluster.gpus else ", no GPU"
     groups: dict[Needs, dict[str, None]] = {}
     for trial in plan.trials:
         groups.setdefault(Needs(trial.cpu, trial.gpu), {})[trial.group] = None
@@ -134,9 +133,4 @@ def _resources(plan: Plan, cluster: Cluster, max_legs: int | None) -> str:
         whose = f"{listing(list(names))}: " if len(groups) > 1 else ""
         gpu = f" and {needs.gpu:g} GPU" if needs.gpu else ""
         parts.append(f"{whose}{needs.cpu:g} CPU{gpu} a trial, {at_a_time} at a time")
-    return f"{where}: {counted_number(cluster.cpus, 'CPU')}{gpus}; {'; '.join(parts)}"
-
-
-def counted_number(amount: float, noun: str) -> str:
-    """Return `1 CPU`, `2 CPUs` or `0.5 GPUs`."""
-    return f"{amount:g} {noun}{'' if amount == 1 else 's'}"
+    return f"{where}: {amount(cluster.cpus, 'CPU')}, {amount(cluster.gpus, 'GPU')}; {'; '.join(parts)}"

@@ -26,7 +26,7 @@ from sweep.driving.placement import Needs, Placement
 from sweep.driving.worker import FIT, Task, checks
 from sweep.plan.cost import disk_bytes, state_bytes
 from sweep.plan.plan import Plan, PlannedTrial
-from sweep.wording import counted, listing
+from sweep.wording import amount, counted, listing
 
 # A worker that has imported torch and holds nothing: 0.45 GiB resident; a CUDA context adds about as much.
 _WORKER_BYTES = 0.5 * 2**30
@@ -194,9 +194,9 @@ def _check_needs(launch: Launch) -> list[str]:
     nodes = launch.nodes
     where = "the cluster has" if launch.cluster else "this machine has"
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=Node("", "", 0, 0))
-    have = f"{where} {_amount(sum(n.cpus for n in nodes), 'CPU')} and {_amount(sum(n.gpus for n in nodes), 'GPU')}"
+    have = f"{where} {amount(sum(n.cpus for n in nodes), 'CPU')} and {amount(sum(n.gpus for n in nodes), 'GPU')}"
     if len(nodes) > 1:
-        have += f", {_amount(largest.cpus, 'CPU')} and {_amount(largest.gpus, 'GPU')} on its largest machine"
+        have += f", {amount(largest.cpus, 'CPU')} and {amount(largest.gpus, 'GPU')} on its largest machine"
     problems = []
     for needs, names in groups.items():
         if any(needs.fit_on(node.cpus, node.gpus) for node in nodes):
@@ -221,10 +221,6 @@ def _check_needs(launch: Launch) -> list[str]:
             "give resources: {gpu: 1} (or --gpus-per-trial), or device: auto"
         )
     return problems
-
-
-def _amount(number: float, noun: str) -> str:
-    return f"no {noun}" if number == 0 else f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _check_storage(run: Folder) -> list[str]:

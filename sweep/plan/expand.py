@@ -19,7 +19,7 @@ from fairface_core.backbones import relative_cost
 from fairface_core.config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from sweep.plan.names import short_keys, trial_name
-from sweep.plan.plan import Plan, PlannedTrial, space_difference
+from sweep.plan.plan import Plan, PlannedTrial, space_difference, varying_keys
 from sweep.space.distributions import Grid, num_values
 from sweep.space.spec import BACKBONE, BUDGET, SEED, SweepSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS, source_of
@@ -192,12 +192,7 @@ def _natural(values: dict[str, Any]) -> list[tuple[str, float, str]]:
 
 
 def _named(drafts: list[_Draft], spec: SweepSpec, auto_gpu: float) -> tuple[PlannedTrial, ...]:
-    first = drafts[0].values
-    varying = [
-        key
-        for key in first
-        if key not in (SEED, spec.scheduler.group_by) and any(draft.values[key] != first[key] for draft in drafts)
-    ]
+    varying = varying_keys([draft.values for draft in drafts], spec.scheduler.group_by)
     names = short_keys(varying)
     trials = []
     for draft in drafts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
 from sweep.space.sections import SchedulerSpec
+from sweep.space.spec import SEED
 from sweep.space.yaml_nodes import MAX_PROBLEMS
 
 SCHEMA_VERSION = 1
@@ -104,6 +106,11 @@ class Plan(BaseModel):
         names = dict.fromkeys(trial.group for trial in self.trials)
         return {name: tuple(trial for trial in self.trials if trial.group == name) for name in names}
 
+    @property
+    def swept_keys(self) -> tuple[str, ...]:
+        """Config keys whose values differ between trials, without the seed and the group key."""
+        return varying_keys([trial.config for trial in self.trials], self.group_by)
+
     def worst_case_epochs(self) -> int:
         """Return how many epochs are trained if no trial is stopped early.
 
@@ -117,6 +124,13 @@ class Plan(BaseModel):
                 others[trial.config_id] = others.get(trial.config_id, 0) + (not trial.explores)
             total += exploring + max(others.values())
         return total * self.epochs
+
+
+def varying_keys(configs: Sequence[Mapping[str, Any]], group_by: str) -> tuple[str, ...]:
+    """Return the keys whose values differ between configs, without the seed and the key that trials are grouped by."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    apart = (SEED, group_by)
+    return tuple(key for key in keys if key not in apart and len({repr(one.get(key)) for one in configs}) > 1)
 
 
 def space_difference(old: Plan, new: Plan) -> list[str]:

@@ -23,8 +23,7 @@ class TrialRecord:
     """One planned trial, as its folder tells it.
 
     Attributes:
-        trial_id: Name of its folder under `trials/`.
-        planned: Its entry in plan.json: trial_id, config, group, seed, config_id, ...
+        planned: Its entry in plan.json.
         status: planned, running, completed, stopped, diverged, failed or skipped; `planned` if it has no status yet.
         reason: Why it ended as it did, in words.
         detail: The same for programs, such as ASHA's rung, score and cutoff.
@@ -36,8 +35,7 @@ class TrialRecord:
         linked: Whether a link stands in the place of its folder, or of `trials`: nothing was read there.
     """
 
-    trial_id: str
-    planned: dict[str, Any]
+    planned: PlannedTrial
     status: str
     reason: str
     detail: dict[str, Any]
@@ -54,24 +52,29 @@ class TrialRecord:
         return "; ".join(self.problems)
 
     @property
+    def trial_id(self) -> str:
+        """Name of its folder under `trials/`."""
+        return self.planned.trial_id
+
+    @property
     def config(self) -> dict[str, Any]:
         """The config values that the space decided."""
-        return self.planned["config"]
+        return self.planned.config
 
     @property
     def group(self) -> str:
         """The value it is grouped by: its backbone."""
-        return self.planned["group"]
+        return self.planned.group
 
     @property
     def seed(self) -> int:
         """Its training seed."""
-        return self.planned["seed"]
+        return self.planned.seed
 
     @property
     def config_id(self) -> str:
         """Names its configuration; equal for all seeds of it."""
-        return self.planned["config_id"]
+        return self.planned.config_id
 
     @property
     def best_mean_f1(self) -> float | None:
@@ -150,12 +153,7 @@ class RunRecord:
     @cached_property
     def swept_keys(self) -> tuple[str, ...]:
         """Config keys whose values differ between trials, without the seed and the group key."""
-        keys = dict.fromkeys(key for record in self.records for key in record.config)
-        return tuple(
-            key
-            for key in keys
-            if key not in ("seed", self.group_by) and len({repr(record.config.get(key)) for record in self.records}) > 1
-        )
+        return self.plan.swept_keys
 
     @property
     def running(self) -> bool:
@@ -213,13 +211,11 @@ def _read_plan(folder: Folder) -> Plan:
     return plan
 
 
-def _read_trial(folder: Folder, trial_plan: PlannedTrial, group_by: str) -> TrialRecord:
-    planned = trial_plan.model_dump(mode="json")
-    trial = folder.sub("trials", trial_plan.trial_id)
+def _read_trial(folder: Folder, planned: PlannedTrial, group_by: str) -> TrialRecord:
+    trial = folder.sub("trials", planned.trial_id)
     if _is_linked(folder, trial):
         problem = "its folder is a link, which is not followed: put the folder itself in its place"
         return TrialRecord(
-            trial_id=trial_plan.trial_id,
             planned=planned,
             status="failed",
             reason=problem,
@@ -238,7 +234,6 @@ def _read_trial(folder: Folder, trial_plan: PlannedTrial, group_by: str) -> Tria
     if status.status == "completed" and report is None and not report_problems:
         problems.append("report.json: missing, though the trial is completed")
     return TrialRecord(
-        trial_id=trial_plan.trial_id,
         planned=planned,
         status=status.status,
         reason=status.reason,
@@ -258,6 +253,6 @@ def _is_linked(run: Folder, trial: Folder) -> bool:
     return below is not None and above is not None and below.resolve() != above.resolve() / below.relative_to(above)
 
 
-def _identity(planned: dict[str, Any], group_by: str) -> dict[str, Any]:
+def _identity(planned: PlannedTrial, group_by: str) -> dict[str, Any]:
     """Return the planned values that a report must repeat: the contract's, the seed and the group."""
-    return {key: planned["config"][key] for key in {*CONTRACT_FIELDS, "seed", group_by} if key in planned["config"]}
+    return {key: planned.config[key] for key in {*CONTRACT_FIELDS, "seed", group_by} if key in planned.config}
