@@ -38,7 +38,7 @@ import psutil
 from fairface_core.errors import ConfigError
 from fairface_core.machine.resources import local_cpus, local_gpus
 from sweep.cluster.head_watch import knock
-from sweep.cluster.private import ensure_private_token, private_folder, token_hint
+from sweep.cluster.owner_only import ensure_private_token, private_folder, token_hint
 
 # Set for the life of this process. What a joined cluster's workers need of it is in WORKER_ENVIRONMENT.
 DRIVER_ENVIRONMENT = {

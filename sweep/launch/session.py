@@ -17,16 +17,16 @@ from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
 from sweep.cluster import connect
 from sweep.cluster.head_watch import HeadWatch
-from sweep.cluster.private import private_folder
+from sweep.cluster.owner_only import private_folder
 from sweep.cluster.signals import Interrupted, StopSignals, end_now
 from sweep.console.progress import Progress
 from sweep.console.summary import print_closing, print_header, print_notes
 from sweep.driving.ledger import Ledger
 from sweep.driving.trials import Leg
 from sweep.driving.worker import FIT, Ending, Task, demo_folder
-from sweep.launch.curves import Curves
 from sweep.launch.preflight import Launch, check, check_name, name_problems
 from sweep.launch.session_log import SessionLog
+from sweep.launch.tensorboard import Curves
 from sweep.plan.expand import make_plan
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.results.benchmark import BenchmarkTable

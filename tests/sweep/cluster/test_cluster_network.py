@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweep.cluster import private
+from sweep.cluster import owner_only
 from sweep.cluster.connect import Cluster
 from tests.sweep import fake_sweeps
 
@@ -109,10 +109,10 @@ def test_the_token_opens_it_and_only_its_owner_can_read_it(held: Cluster) -> Non
 
 
 def test_the_session_folder_is_private_and_goes_with_ray() -> None:
-    with private.private_folder() as inner:
+    with owner_only.private_folder() as inner:
         folder = inner.parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        with private.private_folder() as other:
+        with owner_only.private_folder() as other:
             assert folder.is_dir(), "one that is held is not taken for a stale one"
             assert other != inner
     assert not folder.exists()
@@ -133,11 +133,11 @@ def test_without_a_home_the_token_lies_in_the_private_folder(tmp_path: Path, mon
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")
-    private.ensure_private_token(tmp_path)
+    owner_only.ensure_private_token(tmp_path)
     token = tmp_path / "token"
     assert len(token.read_text()) == 64
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    assert private.token_hint() == f"cat {token}"
+    assert owner_only.token_hint() == f"cat {token}"
 
 
 def test_a_token_that_is_there_is_kept_and_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +145,9 @@ def test_a_token_that_is_there_is_kept_and_closed_to_others(tmp_path: Path, monk
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / ".ray" / "auth_token"
-    private.ensure_private_token(tmp_path / "unused")
+    owner_only.ensure_private_token(tmp_path / "unused")
     made = path.read_text()
     path.chmod(0o644)
-    private.ensure_private_token(tmp_path / "unused")
+    owner_only.ensure_private_token(tmp_path / "unused")
     assert path.read_text() == made
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -6,7 +6,7 @@ is full or read-only the trial's curve ends, and its next leg draws it whole aga
 
 The format is written here, in 30 lines, because importing tensorboardX 2.6 imports torch and boto3: 2 s and 220 MB in a
 driver that needs neither. Records: TensorFlow's `tsl/lib/io/record_writer.h`; messages: tensorboardX's `event.proto` and
-`summary.proto`. tests/sweep/launch/test_curves.py reads them back with tensorboardX.
+`summary.proto`. tests/sweep/launch/test_tensorboard.py reads them back with tensorboardX.
 """
 
 from __future__ import annotations

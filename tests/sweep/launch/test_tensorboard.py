@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.launch.curves import EVENTS_FILE, Curves
+from sweep.launch.tensorboard import EVENTS_FILE, Curves
 
 EPOCHS = [
     {
