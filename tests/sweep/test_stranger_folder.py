@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -203,21 +204,23 @@ def test_a_run_folder_that_is_a_link_is_the_users_own_word(tmp_path: Path) -> No
     assert not any(one.linked or one.problems for one in record.records)
 
 
-@pytest.mark.parametrize("name", ["report.json", "status.json", "history.csv", "predictions.parquet"])
-def test_a_fifo_or_an_endless_file_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
-    run = make_run(tmp_path / "run", QUICK)
-    first, second = trial_folders(run)[:2]
-    (first / name).unlink()
-    os.mkfifo(first / name)
-    with (second / name).open("r+b") as file:
-        file.truncate(2**40)  # takes no room on the disk
+def test_a_fifo_or_an_endless_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    names = ("report.json", "status.json", "history.csv", "predictions.parquet")
+    run = make_run(tmp_path / "run", dataclasses.replace(QUICK, seeds=(1, 2, 3, 4)))
+    trials = iter(trial_folders(run))
+    for name in names:
+        fifo, endless = next(trials) / name, next(trials) / name
+        fifo.unlink()
+        os.mkfifo(fifo)
+        with endless.open("r+b") as file:
+            file.truncate(2**40)  # takes no room on the disk
     (run / "sweep.json").unlink()
     os.mkfifo(run / "sweep.json")
     report = subprocess.run(
         [sys.executable, "-m", "sweep.report", str(run)], capture_output=True, text=True, check=False, timeout=120
     )
     assert (report.returncode, report.stderr) == (0, "")
-    assert report.stdout.count(f"{name}: ") >= 2
+    assert {name: report.stdout.count(f"{name}: ") >= 2 for name in names} == dict.fromkeys(names, True)
     assert "sweep.json: " in report.stdout
 
 
