@@ -135,8 +135,8 @@ class Loops:
     def constant_evaluation(self) -> Sample:
         """Time the same on one uint8 batch that is already on the device."""
 
-        def batches(cache: Any, rows: Any, age: Any, gender: Any, *, batch_size: int, device: Any) -> Iterator[Batch]:
-            return self._constant_batches(num_images=len(rows), batch_size=batch_size)
+        def batches(cache: Any, split: Any, *, batch_size: int, device: Any) -> Iterator[Batch]:
+            return self._constant_batches(num_images=len(split), batch_size=batch_size)
 
         with mock.patch.object(inference, "eval_batches", batches):
             return self.evaluation()
@@ -169,9 +169,8 @@ class Loops:
     def _first_batch(self) -> tuple[Batch, torch.Tensor]:
         data, config = self.data, self.config
         batches = train_batches(
-            data.cache, data.train.cache_rows, data.train.rows.age, data.train.rows.gender,
-            batch_size=config.batch_size, seed=config.seed, epoch=1, device=self.device,
-        )  # fmt: skip
+            data.cache, data.train, batch_size=config.batch_size, seed=config.seed, epoch=1, device=self.device
+        )
         with contextlib.closing(batches):
             batch = next(batches)
         generator = torch.Generator().manual_seed(derived_seed(config.seed, 1, "augmentation"))

@@ -146,11 +146,12 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
         )
     train = data.train.rows
     metrics = split_metrics(
-        logits.age, logits.gender, split.rows.age, split.rows.gender,
-        age_weights=class_weights(train.age, len(AGE_GROUPS)),
-        gender_weights=class_weights(train.gender, len(GENDERS)),
-        age_loss_weight=config.age_loss_weight, batch_size=config.batch_size,
-    )  # fmt: skip
+        logits,
+        split.rows,
+        class_weights=(class_weights(train.age, len(AGE_GROUPS)), class_weights(train.gender, len(GENDERS))),
+        age_loss_weight=config.age_loss_weight,
+        batch_size=config.batch_size,
+    )
     return {
         f"{split_name}_metrics": metrics,
         "num_images": len(split),

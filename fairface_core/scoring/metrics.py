@@ -7,7 +7,7 @@ Arrays are collected once per evaluation; every number below follows from them, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import special
@@ -15,6 +15,28 @@ from scipy import special
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model says of N images, in the order of the split: float32 [N, 9] and float32 [N, 2]."""
+
+    age: np.ndarray
+    gender: np.ndarray
+
+    @property
+    def finite(self) -> bool:
+        """Whether every logit is a finite number."""
+        return bool(np.isfinite(self.age).all() and np.isfinite(self.gender).all())
+
+
+class Truth(Protocol):
+    """The labels of N images, such as `dataset.rows.Rows`: int64 [N] 0..8 and int64 [N] 0..1."""
+
+    @property
+    def age(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def gender(self) -> np.ndarray: ...  # noqa: D102
 
 
 def confusion(pred: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
@@ -78,25 +100,19 @@ def _cross_entropy(
 
 
 def split_metrics(
-    age_logits: np.ndarray,
-    gender_logits: np.ndarray,
-    age: np.ndarray,
-    gender: np.ndarray,
+    logits: Logits,
+    truth: Truth,
     *,
-    age_weights: np.ndarray | None,
-    gender_weights: np.ndarray | None,
+    class_weights: tuple[np.ndarray, np.ndarray] | None,
     age_loss_weight: float,
     batch_size: int,
 ) -> dict[str, float]:
     """Return `loss, age_acc, age_f1m, gen_acc, gen_f1m, mean_f1` of one split.
 
     Args:
-        age_logits: float `[N, 9]`, N >= 1.
-        gender_logits: float `[N, 2]`.
-        age: int `[N]`, 0..8.
-        gender: int `[N]`, 0..1.
-        age_weights: Class weights `[9]` of the loss; None weighs all classes alike.
-        gender_weights: Class weights `[2]`.
+        logits: Of N >= 1 images.
+        truth: Their labels.
+        class_weights: Of the loss, age `[9]` and gender `[2]`; None weighs all classes alike.
         age_loss_weight: Share of the age loss in the joint loss, 0..1.
         batch_size: The loss is, as the original script computed it, the mean over consecutive chunks of this many
             rows, weighted by their rows. Each chunk is a class-weighted mean (`torch.nn.CrossEntropyLoss`), so
@@ -106,15 +122,16 @@ def split_metrics(
         Plain floats. `mean_f1 = (age_f1m + gen_f1m) / 2` is what a sweep selects by, on the validation split.
         The loss of logits that are not finite is not finite.
     """
-    rows = len(age)
+    rows = len(truth.age)
     assert rows > 0, "a split without rows has no metrics"
     starts = np.arange(0, rows, batch_size)
     chunk_rows = np.diff(np.append(starts, rows))
-    joint = age_loss_weight * _cross_entropy(age_logits, age, age_weights, starts) + (
+    age_weights, gender_weights = class_weights or (None, None)
+    joint = age_loss_weight * _cross_entropy(logits.age, truth.age, age_weights, starts) + (
         1.0 - age_loss_weight
-    ) * _cross_entropy(gender_logits, gender, gender_weights, starts)
-    age_table = confusion(age_logits.argmax(axis=1), age, len(AGE_GROUPS))
-    gender_table = confusion(gender_logits.argmax(axis=1), gender, len(GENDERS))
+    ) * _cross_entropy(logits.gender, truth.gender, gender_weights, starts)
+    age_table = confusion(logits.age.argmax(axis=1), truth.age, len(AGE_GROUPS))
+    gender_table = confusion(logits.gender.argmax(axis=1), truth.gender, len(GENDERS))
     age_f1m, gen_f1m = macro_f1(age_table), macro_f1(gender_table)
     return {
         "loss": float(joint @ chunk_rows / rows),
@@ -170,16 +187,12 @@ def _calibration(prob: np.ndarray, pred: np.ndarray, truth: np.ndarray) -> tuple
     return float(np.abs(right_sum - confidence_sum).sum() / len(pred)), bins
 
 
-def detail_metrics(
-    age_logits: np.ndarray, gender_logits: np.ndarray, age: np.ndarray, gender: np.ndarray
-) -> dict[str, Any]:
+def detail_metrics(logits: Logits, truth: Truth) -> dict[str, Any]:
     """Return the per-trial analysis that `report.json` keeps for the test split; JSON-able.
 
     Args:
-        age_logits: float `[N, 9]`, N >= 1.
-        gender_logits: float `[N, 2]`.
-        age: int `[N]`, 0..8.
-        gender: int `[N]`, 0..1.
+        logits: Of N >= 1 images.
+        truth: Their labels.
 
     Returns:
         `age_per_class` (9) and `gender_per_class` (2): label, precision, recall, f1, n.
@@ -189,14 +202,14 @@ def detail_metrics(
         `calibration`: `age_ece`, `gender_ece`, `num_bins`, `age_bins`, `gender_bins` (low, high, n, confidence,
         accuracy; the last two are None in an empty bin).
     """
-    rows = len(age)
-    assert rows > 0, "a split without rows has no metrics"
-    age_pred, gender_pred = age_logits.argmax(axis=1), gender_logits.argmax(axis=1)
+    age, gender = truth.age, truth.gender
+    assert len(age) > 0, "a split without rows has no metrics"
+    age_pred, gender_pred = logits.age.argmax(axis=1), logits.gender.argmax(axis=1)
     error = age_pred.astype(np.int64) - age
     farthest = len(AGE_GROUPS) - 1
     histogram = np.bincount(error + farthest, minlength=2 * farthest + 1)
-    age_ece, age_bins = _calibration(probabilities(age_logits), age_pred, age)
-    gender_ece, gender_bins = _calibration(probabilities(gender_logits), gender_pred, gender)
+    age_ece, age_bins = _calibration(probabilities(logits.age), age_pred, age)
+    gender_ece, gender_bins = _calibration(probabilities(logits.gender), gender_pred, gender)
     return {
         "age_per_class": _per_class(confusion(age_pred, age, len(AGE_GROUPS)), AGE_GROUPS),
         "gender_per_class": _per_class(confusion(gender_pred, gender, len(GENDERS)), GENDERS),
@@ -215,16 +228,3 @@ def detail_metrics(
             "gender_bins": gender_bins,
         },
     }
-
-
-@dataclass(frozen=True)
-class Logits:
-    """What a model says of N images, in the order of the split: float32 [N, 9] and float32 [N, 2]."""
-
-    age: np.ndarray
-    gender: np.ndarray
-
-    @property
-    def finite(self) -> bool:
-        """Whether every logit is a finite number."""
-        return bool(np.isfinite(self.age).all() and np.isfinite(self.gender).all())

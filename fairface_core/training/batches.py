@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairface_core.dataset.prepare import Split
 from fairface_core.images.cache import ImageCache
 from fairface_core.training.seeding import epoch_order
 
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
         images: uint8 [B, 3, H, W], RGB: a view of [B, H, W, 3] memory, so already channels_last.
         age: int64 [B], 0..8.
         gender: int64 [B], 0..1.
-        index: int64 [B], positions in the arrays that were given.
+        index: int64 [B], positions in the split.
     """
 
     images: Tensor
@@ -41,15 +42,7 @@ class Batch(NamedTuple):
 
 
 def train_batches(
-    cache: ImageCache,
-    rows: np.ndarray,
-    age: np.ndarray,
-    gender: np.ndarray,
-    *,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    device: torch.device | str,
+    cache: ImageCache, split: Split, *, batch_size: int, seed: int, epoch: int, device: torch.device | str
 ) -> Generator[Batch, None, None]:
     """Yield every image once, in the order of this epoch.
 
@@ -58,30 +51,22 @@ def train_batches(
 
     Args:
         cache: Where the images are.
-        rows: int64 [N], rows of `cache.images`.
-        age: int64 [N].
-        gender: int64 [N].
+        split: Which of them, and their labels.
         batch_size: Images per batch.
         seed: With `epoch`, decides the order.
         epoch: Counted from any number.
         device: Where the batches shall be.
     """
-    bounds = _bounds(len(rows), batch_size, join_single=True)
-    return _batches(cache, rows, age, gender, epoch_order(len(rows), seed=seed, epoch=epoch), bounds, device)
+    bounds = _bounds(len(split), batch_size, join_single=True)
+    return _batches(cache, split, epoch_order(len(split), seed=seed, epoch=epoch), bounds, device)
 
 
 def eval_batches(
-    cache: ImageCache,
-    rows: np.ndarray,
-    age: np.ndarray,
-    gender: np.ndarray,
-    *,
-    batch_size: int,
-    device: torch.device | str,
+    cache: ImageCache, split: Split, *, batch_size: int, device: torch.device | str
 ) -> Generator[Batch, None, None]:
     """Yield every image once, in the order given; see `train_batches`."""
-    bounds = _bounds(len(rows), batch_size, join_single=False)
-    return _batches(cache, rows, age, gender, np.arange(len(rows)), bounds, device)
+    bounds = _bounds(len(split), batch_size, join_single=False)
+    return _batches(cache, split, np.arange(len(split)), bounds, device)
 
 
 def _bounds(num_rows: int, batch_size: int, *, join_single: bool) -> list[tuple[int, int]]:
@@ -106,13 +91,12 @@ def gather(images: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
 
 def _batches(
     cache: ImageCache,
-    rows: np.ndarray,
-    age: np.ndarray,
-    gender: np.ndarray,
+    split: Split,
     order: np.ndarray,
     bounds: Sequence[tuple[int, int]],
     device: torch.device | str,
 ) -> Generator[Batch, None, None]:
+    rows, age, gender = split.cache_rows, split.rows.age, split.rows.gender
     assert len(rows) == len(age) == len(gender) == len(order), "one age and one gender per row"
     device = torch.device(device)
     # All labels of the epoch go over at once; those of a batch are a slice.

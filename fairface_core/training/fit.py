@@ -215,9 +215,8 @@ class _Run:
         self.network.train()
         loss_sum = torch.zeros((), device=self.device)
         batches = train_batches(
-            data.cache, data.train.cache_rows, data.train.rows.age, data.train.rows.gender,
-            batch_size=config.batch_size, seed=config.seed, epoch=epoch, device=self.device,
-        )  # fmt: skip
+            data.cache, data.train, batch_size=config.batch_size, seed=config.seed, epoch=epoch, device=self.device
+        )
         seen = 0
         with contextlib.closing(batches):
             for step, batch in enumerate(batches):
@@ -267,10 +266,12 @@ class _Run:
     def _score(self, logits: Logits, split: Split) -> dict[str, float]:
         objective = self.objective
         return split_metrics(
-            logits.age, logits.gender, split.rows.age, split.rows.gender,
-            age_weights=objective.age_weights.cpu().numpy(), gender_weights=objective.gender_weights.cpu().numpy(),
-            age_loss_weight=objective.age_loss_weight, batch_size=self.config.batch_size,
-        )  # fmt: skip
+            logits,
+            split.rows,
+            class_weights=(objective.age_weights.cpu().numpy(), objective.gender_weights.cpu().numpy()),
+            age_loss_weight=objective.age_loss_weight,
+            batch_size=self.config.batch_size,
+        )
 
     def _best_writer(
         self, epoch: int, val_logits: Logits, val_metrics: dict[str, float], weights: Mapping[str, Tensor]

@@ -40,9 +40,7 @@ def predict(
     model.eval()
     age, gender = [], []
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-        for batch in eval_batches(
-            cache, split.cache_rows, split.rows.age, split.rows.gender, batch_size=batch_size, device=device
-        ):
+        for batch in eval_batches(cache, split, batch_size=batch_size, device=device):
             images = prepare_eval(batch.images, image_size).contiguous(memory_format=memory_format)
             age_logits, gender_logits = model(images)
             age.append(age_logits.float())

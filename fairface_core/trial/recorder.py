@@ -132,11 +132,10 @@ class Recorder:
             best_epoch=epoch,
             val_metrics=val[1],
             test_metrics=test[1],
-            test_details=scored_details(test[0], data.test),
-            data_counts=data.counts,
-            model=model_facts,
-            provenance=provenance,
-        )
+            sections={
+                **scored_details(test[0], data.test), "data": data.counts, "model": model_facts, "provenance": provenance
+            },
+        )  # fmt: skip
         self._timing["eval_images_per_s"] = eval_images_per_s
 
     def commit(self, epoch: EpochReport, tensors: Mapping[str, Any]) -> None:

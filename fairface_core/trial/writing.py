@@ -32,14 +32,18 @@ def build_report(
     best_epoch: int,
     val_metrics: Mapping[str, float],
     test_metrics: Mapping[str, float],
-    test_details: Mapping[str, Any],
-    data_counts: Mapping[str, Any],
-    model: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    sections: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the content of `report.json` for a new best epoch; its keys are only ever added to.
 
-    `epochs_trained` and `timing` change with every epoch and are set by the trainer.
+    `epochs_trained` and `timing` change with every epoch and are set by the recorder.
+
+    Args:
+        config: What was trained.
+        best_epoch: The epoch, counted from 1.
+        val_metrics: `split_metrics` of the validation split.
+        test_metrics: The same of the test split.
+        sections: Further keys: `data`, `model`, `provenance`, and what `scored_details` says of the test split.
     """
     return {
         "schema_version": REPORT_SCHEMA,
@@ -51,18 +55,15 @@ def build_report(
         "mean_f1": val_metrics["mean_f1"],
         "epochs": config.epochs,
         "protocol": config.protocol,
-        "data": dict(data_counts),
-        **test_details,
-        "model": dict(model),
         "config": config_facts(config),
-        "provenance": dict(provenance),
+        **sections,
     }
 
 
 def scored_details(logits: Logits, split: Split) -> dict[str, Any]:
     """Return per-class, calibration and subgroup figures of one split, JSON-able."""
     rows = split.rows
-    details = detail_metrics(logits.age, logits.gender, rows.age, rows.gender)
+    details = detail_metrics(logits, rows)
     audit = subgroup_audit(logits.age.argmax(1), logits.gender.argmax(1), rows.age, rows.gender, rows.race)
     return {**details, "subgroups": audit}
 

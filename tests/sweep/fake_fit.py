@@ -142,9 +142,9 @@ def _commit(config: TrainConfig, folder: Folder, history: list[EpochReport], att
     last = history[-1]
     metrics = {**METRICS, "mean_f1": last.best_mean_f1}
     report = build_report(
-        config, best_epoch=last.best_epoch, val_metrics=metrics, test_metrics=metrics, test_details={},
-        data_counts={"digest": "fake"}, model={"backbone": config.backbone, "num_params": 1000},
-        provenance={"device": "cpu"},
+        config, best_epoch=last.best_epoch, val_metrics=metrics, test_metrics=metrics,
+        sections={"data": {"digest": "fake"}, "model": {"backbone": config.backbone, "num_params": 1000},
+                  "provenance": {"device": "cpu"}},
     )  # fmt: skip
     report |= {
         "epochs_trained": last.epoch,

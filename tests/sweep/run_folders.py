@@ -290,15 +290,14 @@ class _Trial:
             best_epoch=best.epoch,
             val_metrics=self.val_metrics,
             test_metrics=self.test_metrics,
-            test_details=scored_details(self.test_logits, test_split),
-            data_counts={
-                "rows": {"train": 86_744, "val": len(self.val), "test": len(self.test)},
-                "protocol": "seed",
-                "repaired": {},
+            sections={
+                **scored_details(self.test_logits, test_split),
+                "data": {"rows": {"train": 86_744, "val": len(self.val), "test": len(self.test)},
+                         "protocol": "seed", "repaired": {}},
+                "model": {"backbone": config.backbone, "num_params": self.backbone.num_params, "image_size": 224,
+                          "weights": "imagenet", "weights_sha256": None},
+                "provenance": {**PROVENANCE, "config_digest": config.digest(), "seed": config.seed},
             },
-            model={"backbone": config.backbone, "num_params": self.backbone.num_params, "image_size": 224,
-                   "weights": "imagenet", "weights_sha256": None},
-            provenance={**PROVENANCE, "config_digest": config.digest(), "seed": config.seed},
         )  # fmt: skip
         report["epochs_trained"] = self.trained
         train_s = sum(e.train_s for e in history)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from sklearn import metrics as sk
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.scoring.metrics import (
     CALIBRATION_BINS,
+    Logits,
+    Truth,
     confusion,
     constant_mean_f1,
     detail_metrics,
@@ -23,17 +27,28 @@ from fairface_core.scoring.metrics import (
     split_metrics,
 )
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+class Answered(NamedTuple):
+    """What a model says of some images, and their labels."""
+
+    logits: Logits
+    truth: Truth
+
+
 EXACT = {"rel": 0, "abs": 1e-9}
 
 
-def scored_split(rows: int, seed: int, ages: tuple[int, ...] = tuple(range(9))) -> Arrays:
+def scored_split(rows: int, seed: int, ages: tuple[int, ...] = tuple(range(9))) -> Answered:
     """Return float32 logits and int64 labels of a model that is right more often than not."""
     rng = np.random.default_rng(seed)
     age, gender = rng.choice(ages, rows), rng.integers(0, 2, rows)
     age_logits = rng.normal(0, 2, (rows, 9)) + 2.5 * np.eye(9)[age]
     gender_logits = rng.normal(0, 1, (rows, 2)) + 2.0 * np.eye(2)[gender]
-    return age_logits.astype(np.float32), gender_logits.astype(np.float32), age, gender
+    return answered(age_logits.astype(np.float32), gender_logits.astype(np.float32), age, gender)
+
+
+def answered(age_logits: np.ndarray, gender_logits: np.ndarray, age: np.ndarray, gender: np.ndarray) -> Answered:
+    return Answered(Logits(age_logits, gender_logits), SimpleNamespace(age=age, gender=gender))
 
 
 SPLITS = [
@@ -43,18 +58,18 @@ SPLITS = [
 ]
 
 
-def scores(split: Arrays, **options: object) -> dict[str, float]:
-    given_options = {"age_weights": None, "gender_weights": None, "age_loss_weight": 0.5, "batch_size": 64}
+def scores(split: Answered, **options: object) -> dict[str, float]:
+    given_options = {"class_weights": None, "age_loss_weight": 0.5, "batch_size": 64}
     return split_metrics(*split, **{**given_options, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_split_metrics_are_scikit_learns(split: Arrays) -> None:
-    age_logits, gender_logits, age, gender = split
+def test_split_metrics_are_scikit_learns(split: Answered) -> None:
+    logits, labels = split
     found = scores(split)
     for key, pred, truth, k in (
-        ("age", age_logits.argmax(1), age, 9),
-        ("gen", gender_logits.argmax(1), gender, 2),
+        ("age", logits.age.argmax(1), labels.age, 9),
+        ("gen", logits.gender.argmax(1), labels.gender, 2),
     ):
         macro = sk.f1_score(truth, pred, labels=range(k), average="macro", zero_division=0)
         assert found[f"{key}_f1m"] == pytest.approx(macro, **EXACT)
@@ -64,11 +79,11 @@ def test_split_metrics_are_scikit_learns(split: Arrays) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_confusion_has_truth_in_rows_as_in_scikit_learn(split: Arrays) -> None:
-    age_logits, _, age, _ = split
-    table = confusion(age_logits.argmax(1), age, 9)
+def test_confusion_has_truth_in_rows_as_in_scikit_learn(split: Answered) -> None:
+    pred, truth = split.logits.age.argmax(1), split.truth.age
+    table = confusion(pred, truth, 9)
     assert table.dtype == np.int64
-    np.testing.assert_array_equal(table, sk.confusion_matrix(age, age_logits.argmax(1), labels=range(9)))
+    np.testing.assert_array_equal(table, sk.confusion_matrix(truth, pred, labels=range(9)))
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -82,12 +97,14 @@ def test_loss_is_torchs_over_chunks(weighted: bool, batch_size: int) -> None:
     gender_loss = torch.nn.CrossEntropyLoss(torch.from_numpy(gender_weights).double() if weighted else None)
     total = 0.0
     for start in range(0, 2191, batch_size):
-        a, g, age, gender = (torch.from_numpy(array[start : start + batch_size]) for array in split)
+        a, g, age, gender = (
+            torch.from_numpy(array[start : start + batch_size])
+            for array in (split.logits.age, split.logits.gender, split.truth.age, split.truth.gender)
+        )
         total += len(a) * float(0.3 * age_loss(a.double(), age) + 0.7 * gender_loss(g.double(), gender))
     found = scores(
         split,
-        age_weights=age_weights if weighted else None,
-        gender_weights=gender_weights if weighted else None,
+        class_weights=(age_weights, gender_weights) if weighted else None,
         age_loss_weight=0.3,
         batch_size=batch_size,
     )
@@ -97,7 +114,7 @@ def test_loss_is_torchs_over_chunks(weighted: bool, batch_size: int) -> None:
 def test_loss_of_logits_that_are_not_finite_is_not_finite() -> None:
     """The trainer sees a divergence by it; a warning would be an error here."""
     split = scored_split(50, 5)
-    split[0][7, 2], split[1][9, 0] = np.nan, np.inf
+    split.logits.age[7, 2], split.logits.gender[9, 0] = np.nan, np.inf
     assert not np.isfinite(scores(split)["loss"])
 
 
@@ -122,12 +139,11 @@ def test_probabilities_are_the_rounded_softmax() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_per_class_is_scikit_learns(split: Arrays) -> None:
-    age_logits, gender_logits, age, gender = split
+def test_per_class_is_scikit_learns(split: Answered) -> None:
     details = detail_metrics(*split)
     for rows, labels, pred, truth in (
-        (details["age_per_class"], AGE_GROUPS, age_logits.argmax(1), age),
-        (details["gender_per_class"], GENDERS, gender_logits.argmax(1), gender),
+        (details["age_per_class"], AGE_GROUPS, split.logits.age.argmax(1), split.truth.age),
+        (details["gender_per_class"], GENDERS, split.logits.gender.argmax(1), split.truth.gender),
     ):
         expected = sk.precision_recall_fscore_support(truth, pred, labels=range(len(labels)), zero_division=0)
         assert [row["label"] for row in rows] == list(labels)
@@ -139,7 +155,7 @@ def test_age_error_by_hand() -> None:
     age = np.array([0, 3, 3, 8, 4])
     pred = np.array([0, 4, 1, 0, 4])
     gender = np.array([0, 1, 1, 0, 0])
-    details = detail_metrics(np.eye(9)[pred], np.eye(2)[[0, 1, 1, 0, 1]], age, gender)
+    details = detail_metrics(*answered(np.eye(9)[pred], np.eye(2)[[0, 1, 1, 0, 1]], age, gender))
     error = details["age_error"]
     assert error["mean_abs_bins"] == pytest.approx((0 + 1 + 2 + 8 + 0) / 5)
     assert error["mean_bins"] == pytest.approx((0 + 1 - 2 - 8 + 0) / 5)
@@ -162,10 +178,10 @@ def expected_calibration_error(prob: np.ndarray, truth: np.ndarray) -> float:
 
 def test_calibration_follows_from_the_stored_probabilities() -> None:
     """`predictions.parquet` holds float32: the report must be recomputable from it, not from hidden digits."""
-    age_logits, gender_logits, age, gender = scored_split(2191, 6)
-    found = detail_metrics(age_logits, gender_logits, age, gender)["calibration"]
-    for task, logits, truth in (("age", age_logits, age), ("gender", gender_logits, gender)):
-        prob = probabilities(logits)
+    logits, labels = scored_split(2191, 6)
+    found = detail_metrics(logits, labels)["calibration"]
+    for task, values, truth in (("age", logits.age, labels.age), ("gender", logits.gender, labels.gender)):
+        prob = probabilities(values)
         assert found[f"{task}_ece"] == pytest.approx(expected_calibration_error(prob, truth), **EXACT)
         bins = found[f"{task}_bins"]
         assert sum(one["n"] for one in bins) == 2191
@@ -179,13 +195,13 @@ def test_calibration_of_a_known_model() -> None:
     truth = np.array([0] * 6 + [1] * 4)
     gender_logits = np.log(np.tile([0.8, 0.2], (10, 1)))
     age_logits = 100.0 * np.eye(9)[np.zeros(10, dtype=int)]
-    found = detail_metrics(age_logits, gender_logits, np.zeros(10, dtype=int), truth)["calibration"]
+    found = detail_metrics(*answered(age_logits, gender_logits, np.zeros(10, dtype=int), truth))["calibration"]
     assert found["gender_ece"] == pytest.approx(0.2, abs=1e-7)
     assert found["age_ece"] == pytest.approx(0.0, abs=1e-7)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_details_are_json_without_nan(split: Arrays) -> None:
+def test_details_are_json_without_nan(split: Answered) -> None:
     details = detail_metrics(*split)
     assert json.loads(json.dumps(details, allow_nan=False)) == details
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fairface_core.dataset.prepare import Split
+from fairface_core.dataset.rows import Rows
 from fairface_core.images.cache import ImageCache
 from fairface_core.training.batches import _AHEAD, Batch, eval_batches, gather, train_batches
 from fairface_core.training.seeding import epoch_order
@@ -23,10 +25,12 @@ def cache() -> ImageCache:
     return ImageCache(images, SIZE_PX, {}, Path())
 
 
-def labels(num_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the cache, and labels that tell them apart."""
-    rows = (np.arange(num_rows) * 7 + 3) % NUM_IMAGES
-    return rows, np.arange(num_rows) % 9, np.arange(num_rows) % 2
+def split_of(num_rows: int) -> Split:
+    """Rows of the cache, with labels that tell them apart."""
+    number = np.arange(num_rows)
+    name = np.array([f"{i}.jpg" for i in number], dtype=object)
+    rows = Rows("labels.csv", line=number + 2, file=name, path=name, age=number % 9, gender=number % 2, race=None)
+    return Split(rows, (number * 7 + 3) % NUM_IMAGES)
 
 
 def threads() -> list[threading.Thread]:
@@ -62,39 +66,39 @@ def test_no_place_of_the_order_is_favored() -> None:
 def test_a_last_batch_of_one_joins_the_one_before(
     cache: ImageCache, num_rows: int, batch_size: int, sizes: list[int]
 ) -> None:
-    rows, age, gender = labels(num_rows)
-    batches = train_batches(cache, rows, age, gender, batch_size=batch_size, seed=0, epoch=0, device="cpu")
+    split = split_of(num_rows)
+    batches = train_batches(cache, split, batch_size=batch_size, seed=0, epoch=0, device="cpu")
     assert [len(batch.images) for batch in batches] == sizes
 
 
 def test_evaluation_keeps_the_order_and_a_last_batch_of_one(cache: ImageCache) -> None:
-    rows, age, gender = labels(17)
-    batches = list(eval_batches(cache, rows, age, gender, batch_size=8, device="cpu"))
+    split = split_of(17)
+    batches = list(eval_batches(cache, split, batch_size=8, device="cpu"))
     assert [len(batch.images) for batch in batches] == [8, 8, 1]
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(17))
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_every_image_comes_once_with_its_own_labels(cache: ImageCache, training: bool) -> None:
-    rows, age, gender = labels(40)
+    split = split_of(40)
     if training:
-        batches = list(train_batches(cache, rows, age, gender, batch_size=7, seed=3, epoch=1, device="cpu"))
+        batches = list(train_batches(cache, split, batch_size=7, seed=3, epoch=1, device="cpu"))
     else:
-        batches = list(eval_batches(cache, rows, age, gender, batch_size=7, device="cpu"))
+        batches = list(eval_batches(cache, split, batch_size=7, device="cpu"))
     index = torch.cat([batch.index for batch in batches]).numpy()
     assert sorted(index.tolist()) == list(range(40))
     expected_order = epoch_order(40, seed=3, epoch=1) if training else np.arange(40)
     assert np.array_equal(index, expected_order)
     for batch in batches:
         where = batch.index.numpy()
-        assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), cache.images[rows[where]])
-        assert np.array_equal(batch.age.numpy(), age[where])
-        assert np.array_equal(batch.gender.numpy(), gender[where])
+        assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), cache.images[split.cache_rows[where]])
+        assert np.array_equal(batch.age.numpy(), split.rows.age[where])
+        assert np.array_equal(batch.gender.numpy(), split.rows.gender[where])
 
 
 def test_types_and_memory_layout(cache: ImageCache) -> None:
-    rows, age, gender = labels(9)
-    batch = next(train_batches(cache, rows, age, gender, batch_size=9, seed=0, epoch=0, device="cpu"))
+    split = split_of(9)
+    batch = next(train_batches(cache, split, batch_size=9, seed=0, epoch=0, device="cpu"))
     assert isinstance(batch, Batch)
     assert batch.images.dtype == torch.uint8
     assert batch.images.shape == (9, 3, SIZE_PX, SIZE_PX)
@@ -104,17 +108,17 @@ def test_types_and_memory_layout(cache: ImageCache) -> None:
 
 def test_batches_own_their_memory(cache: ImageCache) -> None:
     """A batch that is kept must not change when later ones are gathered, nor may writing to it reach the cache."""
-    rows, age, gender = labels(40)
+    split = split_of(40)
     before = cache.images.copy()
-    batches = list(eval_batches(cache, rows, age, gender, batch_size=8, device="cpu"))
+    batches = list(eval_batches(cache, split, batch_size=8, device="cpu"))
     batches[0].images.zero_()
     assert np.array_equal(cache.images, before)
     assert all(batch.images.any() for batch in batches[1:])
 
 
 def test_closing_early_ends_the_thread(cache: ImageCache) -> None:
-    rows, age, gender = labels(40)
-    batches = train_batches(cache, rows, age, gender, batch_size=2, seed=0, epoch=0, device="cpu")
+    split = split_of(40)
+    batches = train_batches(cache, split, batch_size=2, seed=0, epoch=0, device="cpu")
     next(batches)
     assert len(threads()) == 1
     batches.close()
@@ -122,15 +126,15 @@ def test_closing_early_ends_the_thread(cache: ImageCache) -> None:
 
 
 def test_finishing_ends_the_thread(cache: ImageCache) -> None:
-    rows, age, gender = labels(40)
-    assert len(list(eval_batches(cache, rows, age, gender, batch_size=8, device="cpu"))) == 5
+    split = split_of(40)
+    assert len(list(eval_batches(cache, split, batch_size=8, device="cpu"))) == 5
     assert threads() == []
 
 
 def test_an_error_in_the_thread_reaches_the_loop_and_ends_the_thread(cache: ImageCache) -> None:
-    rows, age, gender = labels(40)
-    rows[30] = NUM_IMAGES
-    batches = eval_batches(cache, rows, age, gender, batch_size=8, device="cpu")
+    split = split_of(40)
+    split.cache_rows[30] = NUM_IMAGES
+    batches = eval_batches(cache, split, batch_size=8, device="cpu")
     seen = 0
     with pytest.raises(AssertionError):
         for _ in batches:
@@ -157,8 +161,8 @@ def test_the_thread_runs_ahead_but_not_away() -> None:
             return np.asarray(self).take(indices, *args, **kwargs)
 
     images = np.zeros((NUM_IMAGES, SIZE_PX, SIZE_PX, 3), np.uint8).view(Watched)
-    rows, age, gender = labels(40)
-    batches = eval_batches(ImageCache(images, SIZE_PX, {}, Path()), rows, age, gender, batch_size=2, device="cpu")
+    split = split_of(40)
+    batches = eval_batches(ImageCache(images, SIZE_PX, {}, Path()), split, batch_size=2, device="cpu")
     next(batches)
     with arrived:
         assert arrived.wait_for(lambda: len(taken) == 1 + _AHEAD, timeout=30)
@@ -174,10 +178,10 @@ def test_the_thread_runs_ahead_but_not_away() -> None:
 def test_cuda_batches_equal_the_cpu_ones(cache: ImageCache) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs CUDA")
-    rows, age, gender = labels(50)
+    split = split_of(50)
     for _ in range(20):
-        on_cpu = train_batches(cache, rows, age, gender, batch_size=4, seed=1, epoch=1, device="cpu")
-        on_cuda = train_batches(cache, rows, age, gender, batch_size=4, seed=1, epoch=1, device="cuda")
+        on_cpu = train_batches(cache, split, batch_size=4, seed=1, epoch=1, device="cpu")
+        on_cuda = train_batches(cache, split, batch_size=4, seed=1, epoch=1, device="cuda")
         for expected, got in zip(on_cpu, on_cuda, strict=True):
             assert got.images.is_cuda
             assert got.images.is_contiguous(memory_format=torch.channels_last)
