@@ -23,7 +23,15 @@ from fairface_core.errors import ConfigError
 _MAX_TOLD_CHARS = 200
 
 
-def _field(default: Any, text: str, *, tunable: bool = False, identity: bool = True, **limits: Any) -> Any:
+def _field(
+    default: Any,
+    text: str,
+    *,
+    tunable: bool = False,
+    identity: bool = True,
+    data: Literal["where", "which"] | None = None,
+    **limits: Any,
+) -> Any:
     """Declare a config field.
 
     Args:
@@ -31,9 +39,12 @@ def _field(default: Any, text: str, *, tunable: bool = False, identity: bool = T
         text: Help text, with the unit.
         tunable: Whether a search space may vary it.
         identity: Whether it can change the trained weights. Only such fields enter `digest()`.
+        data: Whether it says `where` the data lie, or `which` of the rows are used; None for all other fields. The
+            commands that read data take these flags, a space's `data:` these keys; `which` enters the digest of the data.
         **limits: pydantic bounds (gt, ge, le, ...).
     """
-    return Field(default, description=text, json_schema_extra={"tunable": tunable, "identity": identity}, **limits)
+    extra = {"tunable": tunable, "identity": identity, "data": data}
+    return Field(default, description=text, json_schema_extra=extra, **limits)
 
 
 class TrainConfig(BaseModel):
@@ -42,25 +53,32 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
     # Data.
-    root: str = _field("", "data folder: label CSVs and images", identity=False)
-    train_csv: str = _field("fairface_label_train.csv", "training labels, relative to root or absolute")
-    val_csv: str = _field("fairface_label_val.csv", "validation labels, relative to root or absolute")
-    img_col: str = _field("file", "image column of the CSVs; its usual other names are found by themselves")
-    image_root: tuple[str, ...] = _field((), "further folders that images may lie in", identity=False)
+    root: str = _field("", "data folder: label CSVs and images", identity=False, data="where")
+    train_csv: str = _field("fairface_label_train.csv", "training labels, relative to root or absolute", data="where")
+    val_csv: str = _field("fairface_label_val.csv", "validation labels, relative to root or absolute", data="where")
+    img_col: str = _field(
+        "file", "image column of the CSVs; its usual other names are found by themselves", data="where"
+    )
+    image_root: tuple[str, ...] = _field((), "further folders that images may lie in", identity=False, data="where")
     protocol: Literal["seed", "official"] = _field(
         "seed",
         "seed: the val CSV gives 80 %% validation, 20 %% test; official: the whole val CSV is the test set "
         "and validation is carved from train",
+        data="which",
     )
-    split_seed: int = _field(42, "seed of the validation/test split; apart from --seed", ge=0, le=2**32 - 1)
-    on_bad_image: Literal["error", "skip"] = _field("error", "what to do with unreadable or missing images")
+    split_seed: int = _field(
+        42, "seed of the validation/test split; apart from --seed", data="which", ge=0, le=2**32 - 1
+    )
+    on_bad_image: Literal["error", "skip"] = _field(
+        "error", "what to do with unreadable or missing images", data="which"
+    )
     drop_duplicates: Literal["none", "cross_split", "all"] = _field(
-        "none", "byte-identical images: keep, drop those shared by train and val, or drop all but one"
+        "none", "byte-identical images: keep, drop those shared by train and val, or drop all but one", data="which"
     )
-    limit_train: int | None = _field(None, "use this many training rows, stratified", tunable=True, ge=18)
-    limit_val: int | None = _field(None, "use this many rows of the val CSV, stratified", ge=18)
+    limit_train: int | None = _field(None, "use this many training rows, stratified", tunable=True, data="which", ge=18)
+    limit_val: int | None = _field(None, "use this many rows of the val CSV, stratified", data="which", ge=18)
     cache_dir: str | None = _field(
-        None, "decoded-image cache; default $FAIRFACE_CACHE_DIR or ~/.cache/fairface", identity=False
+        None, "decoded-image cache; default $FAIRFACE_CACHE_DIR or ~/.cache/fairface", identity=False, data="where"
     )
 
     # Model.
@@ -129,19 +147,23 @@ class TrainConfig(BaseModel):
         return self.replace(micro_batch_size=half, eval_batch_size=half)
 
 
-def _flagged(flag: str) -> frozenset[str]:
-    extras = {k: typing.cast(dict, f.json_schema_extra) for k, f in TrainConfig.model_fields.items()}
-    return frozenset(name for name, extra in extras.items() if extra[flag])
+def _flag(flag: str) -> dict[str, Any]:
+    return {k: typing.cast(dict, f.json_schema_extra)[flag] for k, f in TrainConfig.model_fields.items()}
 
 
 def tunable_fields() -> frozenset[str]:
     """Names of the fields that a search space may vary."""
-    return _flagged("tunable")
+    return frozenset(name for name, tunable in _flag("tunable").items() if tunable)
 
 
 def identity_fields() -> frozenset[str]:
     """Names of the fields that can change the trained weights."""
-    return _flagged("identity")
+    return frozenset(name for name, identity in _flag("identity").items() if identity)
+
+
+def data_fields(*kinds: Literal["where", "which"]) -> tuple[str, ...]:
+    """Names of the fields that say where the data lie or which rows are used (both by default), in the order above."""
+    return tuple(name for name, kind in _flag("data").items() if kind in (kinds or ("where", "which")))
 
 
 def absolute_path(key: str, value: Any) -> Any:

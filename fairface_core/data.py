@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairface_core.config import add_flags, config_from_flags, default_cache_dir
+from fairface_core.config import add_flags, config_from_flags, data_fields, default_cache_dir
 from fairface_core.console import progress_bar, run_command
 from fairface_core.errors import CacheError, one_line
 
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from fairface_core.dataset.check import DataSummary, ImageSummary
-
-_DATA_FLAGS = (
-    "root", "train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image",
-    "drop_duplicates", "limit_train", "limit_val", "cache_dir", "num_workers",
-)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         "check", help="one pass over labels and images", allow_abbrev=False,
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
     )  # fmt: skip
-    add_flags(check, only=_DATA_FLAGS)
+    add_flags(check, only=(*data_fields(), "num_workers"))
     check.add_argument("--labels_only", action="store_true", help="do not open the images")
     verify = commands.add_parser(
         "verify", help="compare cached images with their checksums", allow_abbrev=False,

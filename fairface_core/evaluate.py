@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairface_core.config import TrainConfig, add_flags, make_config
+from fairface_core.config import TrainConfig, add_flags, data_fields, identity_fields, make_config
 from fairface_core.console import progress_bar, run_command
 from fairface_core.errors import CheckpointError, ConfigError, one_line, shown
 from fairface_core.trial.reports import skips
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 # The checkpoint decides the model; the caller decides where the data is and how it is split.
 _FLAGS = (
-    "root", "train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image",
-    "drop_duplicates", "limit_train", "limit_val", "cache_dir", "image_size", "batch_size", "eval_batch_size", "device",
-    "num_workers", "channels_last",
+    *data_fields(), "image_size", "batch_size", "eval_batch_size", "device", "num_workers", "channels_last",
 )  # fmt: skip
 
 # Images at a time, unless --eval_batch_size says more: the batch that a checkpoint was trained with may fit no memory.
@@ -51,21 +49,8 @@ def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where
     The original script drew its split with `random_state=seed`, so a checkpoint that names no `split_seed` is scored
     on the split of its `seed`: the images that script printed its test metrics for.
     """
-    known = {key: value for key, value in cfg.items() if key in TrainConfig.model_fields}
-    for key in (
-        "root",
-        "image_root",
-        "out_dir",
-        "results_csv",
-        "resume",
-        "cache_dir",
-        "device",
-        "num_workers",
-        "weights",
-        "micro_batch_size",
-        "eval_batch_size",
-    ):
-        known.pop(key, None)
+    # What decides no result is this machine's affair and not the checkpoint's; its weights are in it.
+    known = {key: value for key, value in cfg.items() if key in identity_fields() - {"weights"}}
     if "split_seed" not in known and "seed" in known:
         known["split_seed"] = known["seed"]
     strays = [name for name in ("train_csv", "val_csv") if name not in flags and not _stays_in_root(known.get(name))]

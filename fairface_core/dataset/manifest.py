@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fairface_core.config import TrainConfig, default_cache_dir
+from fairface_core.config import TrainConfig, data_fields, default_cache_dir
 from fairface_core.dataset.duplicates import file_digests, kept_of_duplicates
 from fairface_core.dataset.image_finder import ImageFinder
 from fairface_core.dataset.rows import LabelFile, Rows, digest_lines, read_label_file
@@ -240,10 +240,7 @@ def _limit(limited: dict[str, Rows], limit: int, seed: int, parts: dict[str, Row
 
 
 def _digest(config: TrainConfig, labels: Labels, whole: dict[str, Rows], remaining: dict[str, Rows]) -> str:
-    choices = [
-        config.protocol, config.split_seed, config.on_bad_image, config.drop_duplicates,
-        config.limit_train, config.limit_val,
-    ]  # fmt: skip
+    choices = [getattr(config, name) for name in data_fields("which")]
     gone = sorted(
         f"{rows.csv_name}:{line}"
         for name, rows in whole.items()

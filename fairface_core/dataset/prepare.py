@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fairface_core.backbones import input_size
-from fairface_core.config import TrainConfig, default_cache_dir
+from fairface_core.config import TrainConfig, data_fields, default_cache_dir
 from fairface_core.dataset.manifest import Manifest, load_manifest
 from fairface_core.dataset.rows import Rows, note_unreadable
 from fairface_core.errors import DataError, Problems
@@ -103,18 +102,10 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
 def data_key(config: TrainConfig) -> str:
     """Return a text that is equal for configs whose runs read the same rows from the same cache."""
     size_px = cache_size_px(input_size(config.backbone, config.image_size))
-    fields = ("root", "image_root", "train_csv", "val_csv", "img_col", "protocol", "split_seed", "on_bad_image",
-              "drop_duplicates", "limit_train", "limit_val", "cache_dir")  # fmt: skip
-    return repr((size_px, *(getattr(config, name) for name in fields)))
+    return repr((size_px, *(getattr(config, name) for name in data_fields())))
 
 
 def _digest_with_skips(digest: str, skipped: list[str]) -> str:
     import hashlib
 
     return hashlib.sha256("\n".join([digest, *skipped]).encode()).hexdigest()
-
-
-def head_rows(split: Split, count: int) -> Split:
-    """Return the first rows of a split; benchmarks use it."""
-    index = np.arange(min(count, len(split)))
-    return dataclasses.replace(split, rows=split.rows.take(index), cache_rows=split.cache_rows[index])

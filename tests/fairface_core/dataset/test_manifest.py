@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairface_core.config import TrainConfig
+from fairface_core.config import TrainConfig, data_fields
 from fairface_core.dataset.manifest import Manifest, load_manifest
 from fairface_core.dataset.rows import Rows
 from fairface_core.dataset.split import strata, stratified_split
@@ -124,6 +124,16 @@ def test_split_seed_moves_the_split_and_seed_does_not(data_root: DataRoot) -> No
     other = load_manifest(data_root.config(split_seed=7))
     assert set(files(other.test)) != set(files(base.test))
     assert other.digest != base.digest
+
+
+def test_the_digest_hangs_on_these_fields_in_this_order() -> None:
+    """Another set, or another order, would make every earlier run one on other data."""
+    assert data_fields("which") == (
+        "protocol", "split_seed", "on_bad_image", "drop_duplicates", "limit_train", "limit_val"
+    )  # fmt: skip
+    assert set(data_fields()) - set(data_fields("which")) == {
+        "root", "train_csv", "val_csv", "img_col", "image_root", "cache_dir"
+    }  # fmt: skip
 
 
 def test_limits_are_stratified_parts_of_the_full_split(data_root: DataRoot) -> None:
