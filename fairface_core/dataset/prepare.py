@@ -73,7 +73,6 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
         cache_size_px(input_size(config.backbone, config.image_size)),
         cache_dir=Path(config.cache_dir).expanduser().absolute() if config.cache_dir else default_cache_dir(),
         num_workers=config.num_workers,
-        on_bad_image="skip",
         progress=progress,
     )
     if config.on_bad_image == "error":

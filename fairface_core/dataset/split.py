@@ -17,7 +17,6 @@ from fairface_core.labels import AGE_GROUPS, GENDERS
 # numbered as those texts sort ("0-2_Female", "0-2_Male", "10-19_Female", ..., "3-9_Female", ...).
 _SORTED = sorted(f"{age}_{gender}" for age in AGE_GROUPS for gender in GENDERS)
 _STRATUM = np.array([[_SORTED.index(f"{age}_{gender}") for gender in GENDERS] for age in AGE_GROUPS])
-NUM_STRATA = len(_SORTED)
 
 
 def strata(age: np.ndarray, gender: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class ImageCache:
         size_px: S, pixels.
         position: Path -> row of `images`; without the files that could not be decoded.
         directory: Where it lies.
-        bad: The files that could not be decoded; empty unless `on_bad_image="skip"`.
+        bad: The files that could not be decoded; the caller, who knows the CSV lines, decides.
     """
 
     images: np.ndarray = field(repr=False)
@@ -79,7 +79,6 @@ def open_cache(
     *,
     cache_dir: Path,
     num_workers: int,
-    on_bad_image: str = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageCache:
     """Open the cache of these files; build it first if it is not there.
@@ -93,14 +92,12 @@ def open_cache(
         size_px: Square size, pixels.
         cache_dir: Folder of all caches on this node.
         num_workers: Processes that decode, at most.
-        on_bad_image: `error` or `skip`.
         progress: Called with (images done, images in all) while the cache is built.
 
     Raises:
-        DataError: With one line for each image that cannot be decoded, unless `on_bad_image="skip"`.
+        DataError: If there are no images at all.
         CacheError: If the cache cannot be written, or is damaged.
     """
-    assert on_bad_image in ("error", "skip"), on_bad_image
     unique = sorted({str(path) for path in paths})
     if not unique:
         raise DataError("no images: there is nothing to decode")
@@ -112,10 +109,6 @@ def open_cache(
     if len(images) != len(unique) or meta["size_px"] != size_px:
         raise _damaged(directory, "it does not hold what its name says")
     bad = tuple(BadImage(path, reason) for path, reason in meta["bad"])
-    if bad and on_bad_image == "error":
-        raise DataError(
-            [f"{image.path}: {image.reason}; mend or remove it, or use --on_bad_image skip" for image in bad]
-        )
     position = {path: row for row, path in enumerate(unique)}
     for image in bad:
         position.pop(image.path, None)

@@ -128,15 +128,6 @@ def decode_into(path: str, size_px: int, out: np.ndarray, *, allow_large: bool =
     out[:] = np.asarray(image)
 
 
-def read_image(path: str) -> tuple[Image.Image, ImageFacts]:
-    """Decode one image file and say what it was; see `decode_image`.
-
-    Raises:
-        ImageError: Naming the path and the reason.
-    """
-    return image_from_bytes(read_bytes(path), path)
-
-
 def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tuple[Image.Image, ImageFacts]:
     """Decode the content of an image file and say what it was; see `decode_image`.
 
