@@ -43,7 +43,7 @@ def _field(
             commands that read data take these flags, a space's `data:` these keys; `which` enters the digest of the data.
         **limits: pydantic bounds (gt, ge, le, ...).
     """
-    extra = {"tunable": tunable, "identity": identity, "data": data}
+    extra: dict[str, Any] = {"tunable": tunable, "identity": identity, "data": data}
     return Field(default, description=text, json_schema_extra=extra, **limits)
 
 
