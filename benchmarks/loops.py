@@ -118,7 +118,7 @@ class Loops:
         with (
             mock.patch.object(trainer, "train_batches", self._constant_batches),
             mock.patch.object(trainer, "draw_params", lambda *_: None),
-            mock.patch.object(trainer, "augment", lambda images, _, __: self.pixels[: len(images)]),
+            mock.patch.object(trainer, "augment", lambda images, *_: self.pixels[: len(images)]),
         ):
             return self._timed_epoch()
 
@@ -175,7 +175,7 @@ class Loops:
             batch = next(batches)
         generator = torch.Generator().manual_seed(derived_seed(config.seed, 1, "augmentation"))
         params = trainer.draw_params(len(batch.age), self.run.image_size, generator)
-        return batch, trainer.augment(batch.images, params, self.run.image_size)
+        return batch, trainer.augment(batch.images, params, self.run.image_size, self.run.memory_format)
 
     def _constant_batches(
         self, *_: Any, num_images: int | None = None, batch_size: int | None = None, **__: Any

@@ -1,22 +1,30 @@
 """uint8 images in, normalized float images out: the original's training transforms, on the device, random per image.
 
 The transforms are torchvision's Resize to a square, RandomResizedCrop, RandomHorizontalFlip, ColorJitter(0.2, 0.2,
-0.1, 0.02) and Normalize. torchvision draws one parameter set per call, also for a batch, and its hue goes through HSV:
-6 ms an image on the CPU. Here each image has its own parameters, and hue takes 23 passes over one color plane (0.2 ms).
-
-Colors are floats throughout, as in torchvision's tensor functions. The original used its Pillow functions, which cut to
-whole gray levels after each step: its images are about one level (0.5 %) darker, and its hue moves in steps of 1/255.
+0.1, 0.02) and Normalize; the colors are in jitter.py.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fairface_core.training.jitter import (
+    CONTRAST,
+    HUE,
+    JITTER,
+    blend_coefficients,
+    color_jitter_,
+    color_jitter_batch_,
+)
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -25,11 +33,6 @@ STD = (0.229, 0.224, 0.225)
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
-# ColorJitter(brightness, contrast, saturation, hue): factors in [1 - x, 1 + x], hue shift in [-x, x] turns.
-JITTER = (0.2, 0.2, 0.1, 0.02)
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-# torchvision's weights of R, G, B in `rgb_to_grayscale` (ITU-R 601-2).
-_GRAY = (0.2989, 0.587, 0.114)
 # Floats of one chunk on the CPU, half of a common 1 MiB second-level cache: at 64 px twice as much or half as much
 # took 1.2 to 1.4 times as long.
 _CPU_CHUNK = 2**17
@@ -55,6 +58,16 @@ class AugmentParams:
 
     def __len__(self) -> int:
         return len(self.flip)
+
+    @functools.cached_property
+    def hue_at(self) -> np.ndarray:
+        """Position of hue in each image's order, 0..3: int64 [B]."""
+        return np.asarray(self.order.numpy() == HUE).argmax(axis=1)
+
+    @property
+    def flips(self) -> Tensor:
+        """Whether rows, columns are taken from the end: bool [B, 2]."""
+        return torch.stack([torch.zeros_like(self.flip), self.flip], dim=1)
 
     def take(self, index: Tensor) -> AugmentParams:
         """Return the parameters of some images, by position or slice."""
@@ -96,7 +109,9 @@ def draw_params(batch: int, size_px: int, generator: torch.Generator) -> Augment
     )
 
 
-def augment(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
+def augment(
+    images: Tensor, params: AugmentParams, out_px: int, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """Apply one random transform per image.
 
     On the CPU a few images at a time, so that they stay in the cache, and cropped in uint8; on other devices the whole
@@ -106,39 +121,86 @@ def augment(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
         images: uint8 [B, 3, S, S], RGB; fastest as a view of [B, S, S, 3] memory.
         params: One transform per image, drawn on a grid of any size.
         out_px: Square output, pixels.
+        memory_format: Layout that the network wants; on the CPU the result is contiguous all the same.
 
     Returns:
         float32 [B, 3, out_px, out_px], ImageNet-normalized, on the device of `images`.
     """
     assert images.dtype == torch.uint8 and len(images) == len(params), (images.dtype, images.shape, len(params))
     if images.device.type == "cpu":
-        return _augment(images, params, out_px, crop_each, max(1, _CPU_CHUNK // (3 * out_px * out_px)))
-    return _augment(images, params, out_px, crop_batch, len(images))
+        return _augment_chunks(images, params, out_px, max(1, _CPU_CHUNK // (3 * out_px * out_px)))
+    kernel = color_kernel(images.device)
+    if kernel is None:
+        return augment_eager(images, params, out_px)
+    return augment_fused(images, params, out_px, memory_format, kernel)
 
 
-def _augment(
-    images: Tensor,
-    params: AugmentParams,
-    out_px: int,
-    crop: Callable[[Tensor, AugmentParams, int], Tensor],
-    chunk: int,
-) -> Tensor:
+@functools.cache
+def color_kernel(device: torch.device) -> ModuleType | None:
+    """Return the module of the Triton kernels where they can be compiled, else None: eager torch does the same there."""
+    if device.type != "cuda":
+        return None
+    try:
+        # Triton comes with torch's CUDA wheels for Linux only.
+        from fairface_core.training import jitter_kernel
+    except ImportError:
+        return None
+    return jitter_kernel if jitter_kernel.compiles(device) else None
+
+
+def _augment_chunks(images: Tensor, params: AugmentParams, out_px: int, chunk: int) -> Tensor:
     mean, scale = _mean_and_scale(images.device)
-    coefficients = blend_coefficients(params)
-    result = torch.empty(len(images), 3, out_px, out_px, device=images.device)
-    for index, hue_at in _same_hue_position(params.order, chunk):
-        where = index.to(images.device, non_blocking=True)
-        # Whole rows of NHWC memory: through the NCHW view this takes ten times as long on the CPU.
-        chosen = images.permute(0, 2, 3, 1).index_select(0, where).permute(0, 3, 1, 2)
-        pixels = crop(chosen, params.take(index), out_px)
+    coefficients = blend_coefficients(params.order, params.factor)
+    result = torch.empty(len(images), 3, out_px, out_px)
+    for index, hue_at in _same_hue_position(params.hue_at, chunk):
+        # Whole rows of NHWC memory: through the NCHW view this takes ten times as long.
+        chosen = images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+        pixels = crop_each(chosen, params.take(index), out_px)
         color_jitter_(pixels, coefficients[:, :, index], params.factor[index, HUE], hue_at)
-        if images.device.type == "cpu":
-            # While it is in the cache: normalizing the chunk and then `result[where] =` takes twice as long.
-            for source, row in zip(pixels, index.tolist(), strict=True):
-                torch.sub(source, mean, out=result[row]).mul_(scale)
-        else:
-            result[where] = pixels.sub_(mean).mul_(scale)
+        # While it is in the cache: normalizing the chunk and then `result[index] =` takes twice as long.
+        for source, row in zip(pixels, index.tolist(), strict=True):
+            torch.sub(source, mean, out=result[row]).mul_(scale)
     return result
+
+
+def augment_fused(
+    images: Tensor, params: AugmentParams, out_px: int, memory_format: torch.memory_format, kernel: ModuleType
+) -> Tensor:
+    """See `augment`: the colors by two Triton kernels, pixels between crop and colors in float16 (0.2 of 255 levels)."""
+    places = params.order.argsort(dim=1)
+    turns = (params.order == HUE) * params.factor[:, HUE, None]
+    coefficients = blend_coefficients(params.order, params.factor).permute(2, 0, 1).flatten(1)
+    box, flips, colors = _to_device(
+        images.device, params.box, params.flips, torch.cat([coefficients, turns, places[:, CONTRAST, None]], 1)
+    )
+    pixels = crop_batch(images, box, flips, params.size_px, out_px, torch.float16)
+    mean, scale = _mean_and_scale(images.device)
+    return kernel.jitter_and_normalize(pixels.permute(0, 2, 1, 3), colors.contiguous(), mean, scale, memory_format)
+
+
+def augment_eager(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
+    """See `augment`: for a device that has no compiler, in as few operations as can be."""
+    # Images with their hue at the same position side by side: a slice of them needs no index.
+    index = torch.from_numpy(params.hue_at.argsort(kind="stable"))
+    hue_ends = np.bincount(params.hue_at, minlength=4).cumsum().tolist()
+    params = params.take(index)
+    coefficients = blend_coefficients(params.order, params.factor).permute(2, 0, 1).flatten(1)
+    box, flips, colors, sixths, where = _to_device(
+        images.device, params.box, params.flips, coefficients, 6 * params.factor[:, HUE, None], index[:, None]
+    )
+    where = where[:, 0].long()
+    chosen = images.permute(0, 2, 3, 1).index_select(0, where).permute(0, 3, 1, 2)
+    pixels = crop_batch(chosen, box, flips, params.size_px, out_px, torch.float32)
+    color_jitter_batch_(pixels, colors.view(-1, 3, 4).permute(1, 2, 0), sixths[:, 0], hue_ends)
+    return torch.empty_like(pixels, memory_format=torch.contiguous_format).index_copy_(0, where, normalize(pixels))
+
+
+def _to_device(device: torch.device, *columns: Tensor) -> Sequence[Tensor]:
+    """Move columns of numbers, [B, n] on the CPU, to a device in one copy that nobody waits for; float32."""
+    together = torch.cat([column.float() for column in columns], dim=1)
+    if device.type == "cuda":
+        together = together.pin_memory()
+    return together.to(device, non_blocking=True).split([column.shape[1] for column in columns], dim=1)
 
 
 def prepare_eval(images: Tensor, out_px: int) -> Tensor:
@@ -173,19 +235,19 @@ def normalize(pixels: Tensor) -> Tensor:
     return pixels.sub_(mean).mul_(scale)
 
 
+@functools.cache
 def _mean_and_scale(device: torch.device) -> tuple[Tensor, Tensor]:
-    shape = (3, 1, 1)
-    mean = torch.tensor(MEAN).mul_(255).view(shape)
-    scale = torch.tensor(STD).mul_(255).reciprocal_().view(shape)
-    return mean.to(device, non_blocking=True), scale.to(device, non_blocking=True)
+    # Made once: each would be a copy from pageable memory, which the host waits for.
+    with torch.inference_mode(False):
+        mean, scale = torch.tensor(MEAN).mul_(255), torch.tensor(STD).mul_(255).reciprocal_()
+        return mean.view(3, 1, 1).to(device), scale.view(3, 1, 1).to(device)
 
 
-def _same_hue_position(order: Tensor, chunk: int) -> Iterator[tuple[Tensor, int]]:
-    position = (order == HUE).int().argmax(dim=1)
-    for hue_at in range(4):
-        for index in torch.nonzero(position == hue_at)[:, 0].split(chunk):
+def _same_hue_position(hue_at: np.ndarray, chunk: int) -> Iterator[tuple[Tensor, int]]:
+    for position in range(4):
+        for index in torch.from_numpy(np.flatnonzero(hue_at == position)).split(chunk):
             if len(index):
-                yield index, hue_at
+                yield index, position
 
 
 def crop_each(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
@@ -205,123 +267,63 @@ def crop_each(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
     return result
 
 
-def crop_batch(images: Tensor, params: AugmentParams, out_px: int) -> Tensor:
+def crop_batch(
+    images: Tensor, box: Tensor, flip: Tensor, size_px: int, out_px: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Crop, resize and flip a batch: rows and columns are weighted sums of the source's, so two matrix products.
 
+    Args:
+        images: uint8 [B, 3, S, S], RGB.
+        box: float32 [B, 4] on the device of the images: top, left, height, width on a grid of `size_px`.
+        flip: [B, 2] on the device of the images; not 0 where rows, columns are taken from the end.
+        size_px: The grid of the boxes, pixels.
+        out_px: Square output, pixels.
+        dtype: Of the products and of the result; float16 is off by 0.2 gray levels at most.
+
     Returns:
-        float32 [B, 3, out_px, out_px], 0..255, not rounded.
+        [B, 3, out_px, out_px], 0..255, not rounded, a view of contiguous [B, out_px, 3, out_px] memory.
     """
-    device, source_px = images.device, images.shape[-1]
-    box = params.box.to(device, non_blocking=True)
-    flip = params.flip.to(device, non_blocking=True)
-    rows = bilinear_weights(box[:, 0], box[:, 2], params.size_px, out_px)
-    columns = bilinear_weights(box[:, 1], box[:, 3], params.size_px, out_px)
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    if source_px != params.size_px:
-        whole = torch.tensor([source_px], device=device)
-        enlarge = bilinear_weights(torch.zeros_like(whole), whole, source_px, params.size_px)[0]
-        rows, columns = rows @ enlarge, columns @ enlarge
+    source_px = images.shape[-1]
+    weights = bilinear_weights(box[:, :2].t(), box[:, 2:].t(), size_px, out_px, flip.t())
+    if source_px != size_px:
+        enlarging = _enlarging(images.device, source_px, size_px)
+        weights = (weights.flatten(0, 2) @ enlarging).view(2, len(images), out_px, source_px)
+    rows, columns = weights.to(dtype)
     # Height first, on [B, H, C * W], then width, on [B, H * C, W]: neither product copies.
-    pixels = images.permute(0, 2, 1, 3).float().reshape(len(images), source_px, 3 * source_px)
-    with torch.autocast(device.type, enabled=False):
-        pixels = torch.bmm(rows, pixels).view(len(images), out_px * 3, source_px)
-        pixels = torch.bmm(pixels, columns.transpose(1, 2))
+    pixels = images.permute(0, 2, 1, 3).to(dtype, memory_format=torch.contiguous_format)
+    with torch.autocast(images.device.type, enabled=False):
+        pixels = torch.bmm(rows, pixels.view(len(images), source_px, 3 * source_px))
+        pixels = torch.bmm(pixels.view(len(images), out_px * 3, source_px), columns.transpose(1, 2))
     return pixels.view(len(images), out_px, 3, out_px).permute(0, 2, 1, 3)
 
 
-def bilinear_weights(start: Tensor, length: Tensor, source_px: int, out_px: int) -> Tensor:
+@functools.cache
+def _enlarging(device: torch.device, source_px: int, size_px: int) -> Tensor:
+    with torch.inference_mode(False):
+        start = torch.zeros(1, device=device)
+        return bilinear_weights(start, start + source_px, source_px, size_px)[0]
+
+
+def bilinear_weights(start: Tensor, length: Tensor, source_px: int, out_px: int, flip: Tensor | None = None) -> Tensor:
     """Weights of Pillow's antialiased bilinear resize of the pixels [start, start + length) to `out_px` pixels.
 
     Args:
-        start: int64 [B].
-        length: int64 [B].
+        start: Whole numbers, float32 [...].
+        length: The same.
         source_px: Pixels of the whole line.
         out_px: Pixels wanted.
+        flip: [...], not 0 where they are wanted from the end.
 
     Returns:
-        float32 [B, out_px, source_px]; each row sums to 1.
+        float32 [..., out_px, source_px]; each row sums to 1.
     """
-    device = start.device
-    scale = (length.float() / out_px)[:, None, None]
-    support = scale.clamp_min(1.0)
-    center = start[:, None, None] + scale * (torch.arange(out_px, device=device)[None, :, None] + 0.5)
-    source = torch.arange(source_px, device=device)[None, None, :]
-    weights = (1 - (source + 0.5 - center).abs() / support).clamp_min_(0)
-    inside = (source >= start[:, None, None]) & (source < (start + length)[:, None, None])
-    weights = weights * inside
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def blend_coefficients(params: AugmentParams) -> Tensor:
-    """What each color operation but hue multiplies: the image, its mean gray, its gray image.
-
-    Each of the three moves an image away from something by a factor: brightness from black, contrast from the
-    mean of the gray image, saturation from the gray image.
-
-    Returns:
-        float32 [3, 4, B]: for each position in the order.
-    """
-    kind = params.order.t()
-    own = params.factor.t().gather(0, kind)
-    rest = 1 - own
-    return torch.stack([own, rest * (kind == CONTRAST), rest * (kind == SATURATION)])
-
-
-def color_jitter_(pixels: Tensor, coefficients: Tensor, shift: Tensor, hue_at: int) -> None:
-    """Change brightness, contrast, saturation and hue in place, each image in its own order.
-
-    Args:
-        pixels: float32 [B, 3, H, W], 0..255.
-        coefficients: float32 [3, 4, B] on the CPU, of `blend_coefficients`.
-        shift: float32 [B] on the CPU, turns of hue.
-        hue_at: Position of hue in the order of all these images, 0..3.
-    """
-    coefficients = coefficients.to(pixels.device, non_blocking=True)
-    for position in range(4):
-        if position == hue_at:
-            shift_hue_(pixels, shift.to(pixels.device, non_blocking=True))
-        else:
-            blend_(pixels, *coefficients[:, position, :, None, None])
-
-
-def blend_(pixels: Tensor, own: Tensor, mean_gray: Tensor, gray: Tensor) -> None:
-    """Replace images by `own * image + mean_gray * (mean of its gray image) + gray * (its gray image)`, in 0..255.
-
-    Args:
-        pixels: float32 [B, 3, H, W], 0..255; changed.
-        own: float32 [B, 1, 1].
-        mean_gray: float32 [B, 1, 1].
-        gray: float32 [B, 1, 1].
-    """
-    plane = pixels[:, 0] * _GRAY[0]
-    plane.add_(pixels[:, 1], alpha=_GRAY[1]).add_(pixels[:, 2], alpha=_GRAY[2])
-    constant = plane.mean(dim=(1, 2), keepdim=True) * mean_gray
-    plane.mul_(gray).add_(constant)
-    pixels.mul_(own[:, None]).add_(plane[:, None]).clamp_(0, 255)
-
-
-def shift_hue_(pixels: Tensor, shift: Tensor) -> None:
-    """Turn the hue in place, exactly as through HSV and back, without HSV.
-
-    With saturation and value fixed, a channel is a trapezoid over the hue: it lies between the pixel's smallest
-    and largest channel, and each of its edges is a sixth of a turn wide. Not cut off there, it would be
-    `2 * channel - middle channel`: on an edge the channel is the middle one itself; at the top or bottom it would
-    be as far beyond as the middle one has come along its own edge. So a turn adds `6 * shift * (largest - smallest)`
-    where the channel rises, subtracts it where it falls, and the cut is a clamp. Which of the two it does is told
-    by the order of the other two channels. Exact for shifts up to a sixth of a turn.
-
-    Args:
-        pixels: float32 [B, 3, H, W], any range; changed.
-        shift: float32 [B], turns, in [-1/6, 1/6].
-    """
-    red, green, blue = pixels.unbind(1)
-    low, high = torch.minimum(red, green), torch.maximum(red, green)
-    middle = torch.maximum(low, torch.minimum(high, blue))
-    low, high = torch.minimum(low, blue), torch.maximum(high, blue)
-    step = (high - low).mul_(6 * shift[:, None, None])
-    moved = [
-        torch.lerp(middle, channel, 2.0).addcmul_(torch.sub(before, after).sign_(), step)
-        for channel, before, after in ((red, blue, green), (green, red, blue), (blue, green, red))
-    ]
-    for channel, plane in zip((red, green, blue), moved, strict=True):
-        torch.clamp(plane, low, high, out=channel)
+    start, length = start[..., None, None], length[..., None, None]
+    source = torch.arange(source_px, device=start.device) + 0.5
+    wanted = (torch.arange(out_px, device=start.device) + 0.5)[:, None]
+    if flip is not None:
+        wanted = torch.where(flip[..., None, None] != 0, out_px - wanted, wanted)
+    source = source - start
+    scale = length / out_px
+    distance = (source - scale * wanted).abs_().div_(scale.clamp_min(1.0))
+    weights = torch.rsub(distance, 1).clamp_min_(0).mul_((source > 0) & (source < length))
+    return weights.div_(weights.sum(dim=-1, keepdim=True))

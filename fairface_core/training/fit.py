@@ -32,7 +32,7 @@ from fairface_core.model.weights import ensure_weights, file_digest
 from fairface_core.scoring.metrics import Logits, constant_mean_f1, split_metrics
 from fairface_core.training.augment import augment, draw_params
 from fairface_core.training.batches import train_batches
-from fairface_core.training.inference import predict
+from fairface_core.training.inference import eval_batch_size, predict
 from fairface_core.training.preparation import check_config
 from fairface_core.training.seeding import derived_seed
 from fairface_core.trial.epoch_writer import EpochWriter
@@ -144,7 +144,9 @@ class _Run:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+            # A state that was written without a scaler, in bf16 on another GPU, leaves a fresh one as it is.
+            if state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.config.out_dir}: state.pt does not fit this model; delete the folder to train it anew"
@@ -170,12 +172,15 @@ class _Run:
         began = time.perf_counter()
         logits = self._predict(self.data.val)
         eval_s = time.perf_counter() - began
+        began, told_s = time.perf_counter(), self.writer.told_s
         self.writer.finish()
+        write_wait_s = time.perf_counter() - began - (self.writer.told_s - told_s)
         if not logits.finite:
             recorder.diverged(epoch, "the outputs on validation are not finite")
         val = self._score(logits, self.data.val)
         best = recorder.best
         is_best = best is None or val["mean_f1"] > best.mean_f1
+        peak_memory, peak_reserved = peak_memory_gib(self.device)
         report = EpochReport(
             epoch=epoch,
             lr=lr,
@@ -191,8 +196,10 @@ class _Run:
             train_s=train_s,
             eval_s=eval_s,
             images_per_s=len(self.data.train) / train_s,
-            peak_memory_gib=peak_memory_gib(self.device),
+            peak_memory_gib=peak_memory,
             constant_mean_f1=self.constant_mean_f1,
+            peak_reserved_gib=peak_reserved,
+            write_wait_s=write_wait_s,
         )
         state = self.state()
         write_best = self._best_writer(epoch, logits, val, state["model"]) if is_best else None
@@ -221,7 +228,7 @@ class _Run:
         with contextlib.closing(batches):
             for step, batch in enumerate(batches):
                 params = draw_params(len(batch.age), self.image_size, generator)
-                images = augment(batch.images, params, self.image_size)
+                images = augment(batch.images, params, self.image_size, self.memory_format)
                 loss_sum += self._step(images, batch.age, batch.gender) * len(batch.age)
                 seen += len(batch.age)
                 beat()
@@ -255,11 +262,9 @@ class _Run:
         return loss
 
     def _predict(self, split: Split) -> Logits:
-        config = self.config
-        # Without gradients a pass holds far less: a larger batch keeps a GPU busy. A CPU gains nothing by it.
-        batch_size = config.eval_batch_size or config.batch_size * (4 if self.device.type == "cuda" else 1)
         return predict(
-            self.network, self.data.cache, split, image_size=self.image_size, batch_size=batch_size,
+            self.network, self.data.cache, split, image_size=self.image_size,
+            batch_size=eval_batch_size(self.config, self.device),
             device=self.device, amp_dtype=self.amp_dtype, memory_format=self.memory_format,
         )  # fmt: skip
 

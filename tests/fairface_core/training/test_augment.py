@@ -16,19 +16,24 @@ from torchvision import transforms
 
 from fairface_core.training import augment as ours
 from fairface_core.training.augment import (
-    BRIGHTNESS,
-    CONTRAST,
-    HUE,
-    JITTER,
     MEAN,
-    SATURATION,
     STD,
     AugmentParams,
     augment,
+    augment_eager,
     crop_batch,
     crop_each,
     draw_params,
     prepare_eval,
+)
+from fairface_core.training.jitter import (
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    JITTER,
+    SATURATION,
+    blend_coefficients,
+    color_jitter_,
     shift_hue_,
 )
 
@@ -96,7 +101,7 @@ def jitter(pixels: Tensor, params: AugmentParams) -> Tensor:
     """Run the color operations alone on float images in 0..255 whose orders have hue at one place."""
     hue_at = int((params.order[0] == HUE).int().argmax())
     result = pixels.clone()
-    ours.color_jitter_(result, ours.blend_coefficients(params), params.factor[:, HUE], hue_at)
+    color_jitter_(result, blend_coefficients(params.order, params.factor), params.factor[:, HUE], hue_at)
     return result
 
 
@@ -194,7 +199,7 @@ def test_crop_and_resize_equal_torchvisions(box: tuple[int, int, int, int], out_
 
         params = params_of(2, 64, box=box, flip=flip)
         each = crop_each(images, params, out_px)
-        batch = crop_batch(images, params, out_px)
+        batch = crop_batch(images, params.box.float(), params.flips, 64, out_px)
         for i in range(2):
             # One level: all round to uint8; torchvision's path for another memory layout has coarser weights.
             assert (each[i] - reference(images[i]).float()).abs().max() <= 1
@@ -205,7 +210,8 @@ def test_crop_and_resize_equal_torchvisions(box: tuple[int, int, int, int], out_
 def test_enlarging_first_equals_resize_then_crop_on_pillow_images() -> None:
     images, box = pictures(3, 64), (10, 31, 70, 61)
     each = crop_each(images, params_of(3, 112, box=box), 112)
-    batch = crop_batch(images, params_of(3, 112, box=box), 112)
+    params = params_of(3, 112, box=box)
+    batch = crop_batch(images, params.box.float(), params.flips, 112, 112)
     for i in range(3):
         expected = levels(TF.resized_crop(TF.resize(as_pil(images[i]), [112, 112]), *box, [112, 112]))
         # Two roundings to uint8 each.
@@ -258,7 +264,7 @@ def test_the_formulation_for_gpus_equals_the_one_for_cpus() -> None:
         images = pictures(32, source_px)
         params = draw_params(32, out_px, torch.Generator().manual_seed(1))
         each = denormalize(augment(images, params, out_px))
-        batch = denormalize(ours._augment(images, params, out_px, crop_batch, 32))
+        batch = denormalize(augment_eager(images, params, out_px))
         difference = (each - batch).abs()
         # The crop's rounding to uint8, one level at most, two where it is enlarged first, times factors of up to 1.6.
         assert difference.max() < (3.2 if out_px == source_px else 5)
@@ -416,7 +422,7 @@ def test_cuda_equals_the_cpu() -> None:
         pytest.skip("needs CUDA")
     for source_px, out_px in ((64, 64), (224, 384)):
         images, params = pictures(16, source_px), draw_params(16, out_px, torch.Generator().manual_seed(1))
-        on_cpu = denormalize(ours._augment(images, params, out_px, crop_batch, 16))
+        on_cpu = denormalize(augment_eager(images, params, out_px))
         on_cuda = denormalize(augment(images.cuda(), params, out_px).cpu())
         torch.testing.assert_close(on_cuda, on_cpu, atol=0.5, rtol=0)
         torch.testing.assert_close(
