@@ -27,6 +27,8 @@ class BackboneSpec:
         gmac: Forward multiply-adds per image at its own input size, 1e9 (torchvision's `_ops`).
         channels_last: Whether channels_last was measured not slower on the CPU (docs/architecture.md, Facts about
             speed), or is the known gain of convnets on CUDA.
+        amx_bf16: Whether bfloat16 was measured faster than float32 on a CPU with AMX tiles: 1.4 to 3.2 times, but half
+            as fast where most of the work is depthwise convolutions.
     """
 
     name: str
@@ -37,6 +39,7 @@ class BackboneSpec:
     num_params: int
     gmac: float
     channels_last: bool
+    amx_bf16: bool
 
     def build(self, image_size: int) -> nn.Module:
         """Return the feature extractor with fresh weights, `float [B, 3, S, S] -> float [B, feature_dim]`."""
@@ -57,12 +60,12 @@ class BackboneSpec:
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
-        BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True),
-        BackboneSpec("convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False),
-        BackboneSpec("efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True),
-        BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False),
-        BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True),
-        BackboneSpec("mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True),
+        BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, True),
+        BackboneSpec("convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True),
+        BackboneSpec("efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True),
+        BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, True),
+        BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, True),
+        BackboneSpec("mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, False),
     )
 }
 

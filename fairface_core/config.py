@@ -138,13 +138,19 @@ class TrainConfig(BaseModel):
         """Return a checked copy with some fields changed."""
         return make_config({**self.model_dump(), **changes})
 
-    def with_half_micro_batch(self) -> TrainConfig:
-        """Return a copy that holds half as many images in memory at a time; the step's batch_size stays.
+    @property
+    def images_at_once(self) -> int:
+        """Images that a training step holds in memory at a time."""
+        return min(self.micro_batch_size or self.batch_size, self.batch_size)
 
-        Gradients are those of the whole batch; only batch norm sees the halves.
+    def with_at_most(self, images: int) -> TrainConfig:
+        """Return a copy that holds no more images in memory at a time; the step's batch_size stays.
+
+        Gradients are those of the whole batch; only batch norm sees the parts.
         """
-        half = max(1, (self.micro_batch_size or self.batch_size) // 2)
-        return self.replace(micro_batch_size=half, eval_batch_size=half)
+        if self.images_at_once <= images:
+            return self
+        return self.replace(micro_batch_size=images, eval_batch_size=images)
 
 
 def _flag(flag: str) -> dict[str, Any]:

@@ -104,11 +104,11 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     from fairface_core.backbones import input_size
     from fairface_core.dataset.prepare import prepare_data
     from fairface_core.labels import AGE_GROUPS, GENDERS
-    from fairface_core.machine.device import choose_device, choose_memory_format
+    from fairface_core.machine.device import choose_amp_dtype, choose_device, choose_memory_format
     from fairface_core.model.network import AgeGenderModel, load_weights
     from fairface_core.model.objective import class_weights
     from fairface_core.scoring.metrics import split_metrics
-    from fairface_core.training.inference import predict
+    from fairface_core.training.inference import eval_batch_size, predict
     from fairface_core.trial.writing import scored_details
 
     image_size = input_size(config.backbone, config.image_size)
@@ -122,7 +122,8 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     model.to(device).to(memory_format=memory_format)
     logits = predict(
         model, data.cache, split, image_size=image_size,
-        batch_size=config.eval_batch_size or min(config.batch_size, _MAX_BATCH), device=device, memory_format=memory_format,
+        batch_size=min(eval_batch_size(config, device), _MAX_BATCH), device=device,
+        amp_dtype=choose_amp_dtype(config, device), memory_format=memory_format,
     )  # fmt: skip
     if not logits.finite:
         raise CheckpointError(

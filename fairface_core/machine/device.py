@@ -12,6 +12,7 @@ import torch
 from fairface_core.backbones import BACKBONES
 from fairface_core.config import TrainConfig
 from fairface_core.errors import ConfigError
+from fairface_core.machine.provenance import cpu_features
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,23 +24,39 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = 'cuda': torch sees no GPU here; use --device cpu, or check driver and torch build")
+        raise ConfigError(f"device = 'cuda': torch cannot use a GPU here ({cuda_refusal()}); use --device cpu")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device = 'mps': not available here; use --device cpu")
     return torch.device(name)
 
 
-def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type: on CUDA bf16 where the GPU has it, else fp16; elsewhere None.
+def cuda_refusal() -> str:
+    """Return torch's own word on why it cannot use a GPU here, such as a driver that is too old for it."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "it sees none"
 
-    bf16 on the CPU was slower for every backbone (mobilenet_v3_small 327 against 809 images/s;
-    docs/architecture.md, Facts about speed).
+
+def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return the autocast type, or None for float32.
+
+    On CUDA bf16 where the GPU computes in it itself (a T4 only imitates it), else fp16. On a CPU that has AMX tiles bf16,
+    if the backbone's entry says that it gains; without AMX it was slower for every backbone (mobilenet_v3_small 327
+    against 809 images/s; docs/architecture.md, Facts about speed).
     """
-    if device.type != "cuda" or not config.amp:
+    if not config.amp:
         return None
-    if config.amp_dtype == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
+    if device.type == "cuda":
+        if config.amp_dtype == "auto":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if native else torch.float16
+        return torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
+    if device.type == "cpu" and config.amp_dtype != "fp16":
+        gains = BACKBONES[config.backbone].amx_bf16 and "amx_bf16" in cpu_features()
+        return torch.bfloat16 if gains or config.amp_dtype == "bf16" else None
+    return None
 
 
 def choose_memory_format(config: TrainConfig) -> torch.memory_format:
@@ -53,12 +70,12 @@ def set_determinism(level: Literal["seeded", "strict", "off"]) -> None:
 
     `seeded`: fixed seeds, torch's default kernels. `strict`: deterministic kernels only; an operation that has none
     raises. `off`: cuDNN may time its kernels and float32 matrix products may use TF32.
-    On the CPU all three give equal bits (tests/fairface_core/training/test_fit.py); on CUDA the cost of each is not measured yet.
+    On the CPU all three give equal bits (tests/fairface_core/training/test_fit.py). On an H200 timing cuDNN's kernels gained
+    5 % for resnet50 and nothing for the other three, so `seeded` does without.
     """
     strict = level == "strict"
-    if strict:
-        # cuBLAS reads it once, when it starts.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # cuBLAS reads it once, when it starts: at every level, for a later run in this process may be a strict one.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(strict)
     torch.backends.cudnn.deterministic = strict
     torch.backends.cudnn.benchmark = level == "off"
@@ -66,9 +83,13 @@ def set_determinism(level: Literal["seeded", "strict", "off"]) -> None:
     torch.backends.cudnn.allow_tf32 = level != "strict"
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Return the peak memory since it was last reset on CUDA, else of the whole process, GiB."""
+def peak_memory_gib(device: torch.device) -> tuple[float, float]:
+    """Return the peak memory and what the allocator held at most, since they were last reset on CUDA, GiB.
+
+    Elsewhere the peak of the whole process, and 0.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_allocated(device) / 2**30, torch.cuda.max_memory_reserved(device) / 2**30
     # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak, 0.0

@@ -33,6 +33,7 @@ def provenance(device: Any, **facts: Any) -> dict[str, Any]:
         "device": device.type,
         "device_name": gpu or cpu_name(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cpu_features": list(cpu_features()),
         "num_threads": torch.get_num_threads(),
         **facts,
     }
@@ -90,11 +91,26 @@ def git_commit() -> str | None:
 
 
 @functools.cache
-def cpu_name() -> str:
-    """Return the processor's name as Linux tells it, or the platform's."""
+def _cpu_lines(key: str) -> list[str]:
+    """Return what Linux tells of each processor under a key; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
+
+
+# What decides which number formats a CPU is fast in.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16")
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Return which of the features that decide between number formats all processors have, as Linux names them."""
+    flags = [set(line.split()) for line in _cpu_lines("flags")]
+    return tuple(name for name in _CPU_FEATURES if flags and all(name in one for one in flags))
+
+
+def cpu_name() -> str:
+    """Return the processor's name as Linux tells it, or the platform's."""
+    names = _cpu_lines("model name")
     return f"{names[0]} ({len(names)} cores)" if names else platform.processor() or platform.machine()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fairface_core.backbones import BACKBONES, input_size
@@ -35,7 +36,12 @@ class AgeGenderModel(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return age logits `float [B, 9]` and gender logits `float [B, 2]` of images `float [B, 3, S, S]`."""
         features = self.feature_extractor(images)
-        return self.head_age(features), self.head_gender(features)
+        if not torch.is_autocast_enabled(features.device.type):
+            return self.head_age(features), self.head_gender(features)
+        # In bfloat16 one image in 200 ties between two age groups, and a tie goes to the younger one.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            return self.head_age(features), self.head_gender(features)
 
 
 def _head(features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import Split
 from fairface_core.images.cache import ImageCache
 from fairface_core.machine.pulse import beat
 from fairface_core.scoring.metrics import Logits
 from fairface_core.training.augment import prepare_eval
 from fairface_core.training.batches import eval_batches
+
+
+def eval_batch_size(config: TrainConfig, device: torch.device) -> int:
+    """Return how many images are scored at a time.
+
+    Without gradients a pass holds far less: a larger batch keeps a GPU busy. A CPU gains nothing by it.
+    """
+    return config.eval_batch_size or config.batch_size * (4 if device.type == "cuda" else 1)
 
 
 def predict(

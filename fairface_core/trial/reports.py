@@ -34,6 +34,8 @@ class EpochReport:
         images_per_s: Training images per second.
         peak_memory_gib: Peak device memory on CUDA, else peak resident memory of the process, GiB.
         constant_mean_f1: mean_f1 on validation of the best answer that is the same for every image; 0 if not known.
+        peak_reserved_gib: Most device memory that torch's allocator held, in use or not, GiB; 0 where it has none.
+        write_wait_s: Seconds that training waited for the files of the epoch before.
     """
 
     epoch: int
@@ -52,6 +54,8 @@ class EpochReport:
     images_per_s: float
     peak_memory_gib: float
     constant_mean_f1: float = 0.0
+    peak_reserved_gib: float = 0.0
+    write_wait_s: float = 0.0
 
 
 # The columns of history.csv.

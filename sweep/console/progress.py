@@ -147,8 +147,8 @@ class Progress:
         if trial.trial_id in self._began:
             seconds = time.monotonic() - self._began.pop(trial.trial_id)
             self._spent[trial.trial_id] = self._spent.get(trial.trial_id, 0.0) + seconds
-        if again and ending is not None:
-            self._line("retry", trial, f"{ending.kind}: {ending.reason}", "yellow")
+        if again:
+            self._line("retry", trial, trial.reason.removeprefix("retry after "), "yellow")
         else:
             self._line(trial.status, trial, _result(trial), _STYLES.get(trial.status, ""))
 

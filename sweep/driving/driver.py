@@ -80,7 +80,7 @@ def run_trials(
 
     Args:
         ledger: Which trials run.
-        tasks: What a worker needs to know, by trial id; attempt and halvings are filled in.
+        tasks: What a worker needs to know, by trial id; attempt and the number of images at a time are filled in.
         watcher: Who is told.
         signals: Asked between any two events; its first signal ends the run with Interrupted.
         ray_dir: Folder for Ray's own state, on this machine.
@@ -226,7 +226,7 @@ class _Events(tune.Callback):
         task = dataclasses.replace(
             self._tasks[trial.trial_id],
             attempt=trial.attempts,
-            halvings=trial.halvings,
+            at_most=self._ledger.at_most(trial),
             epochs_heard=len(trial.scores),
         )
         return {

@@ -17,7 +17,7 @@ from fairface_core.files.folder import Folder, write_json
 from fairface_core.trial.reports import EPOCH_FIGURES
 from fairface_core.trial.writing import write_status
 from sweep.driving.placement import Needs, Placement
-from sweep.driving.trials import ERROR_FILE, Leg, Trial, open_trial
+from sweep.driving.trials import AT_MOST_KEY, ERROR_FILE, Leg, Trial, open_trial
 from sweep.driving.worker import Ending
 from sweep.plan.plan import Plan
 from sweep.policy.confirm import GroupChoice, choose_group
@@ -28,7 +28,9 @@ from sweep.run_folder.records import RunRecord
 STATE_FILES = ("state.pt", "state.prev.pt")
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
 _WRITE_PAUSES_S = (0.5, 2.0, 8.0)
-MAX_HALVINGS = 1
+# A trial that ran out of memory goes on with half as many images at a time, but not with fewer than so many: what does not
+# fit then is no question of the batch.
+_FEWEST_IMAGES = 8
 
 
 class Ledger:
@@ -127,6 +129,10 @@ class Ledger:
             choice = self._choices[group] = choose_group(states, confirm=self.confirms)
         return choice
 
+    def at_most(self, trial: Trial) -> int | None:
+        """Return how many images at a time did not run out of memory in the trial's group; None while all did fit."""
+        return min((one.at_most for one in self.groups[trial.group] if one.at_most is not None), default=None)
+
     # What happens.
 
     def decided(self, decision: RungDecision) -> None:
@@ -185,16 +191,21 @@ class Ledger:
             with contextlib.suppress(StorageError):
                 trial.folder.write(ERROR_FILE, ending.traceback.encode(errors="replace"))
         if ending.kind == "oom":
-            again = trial.halvings < MAX_HALVINGS
-            trial.halvings += again
+            half = (ending.at_once or 0) // 2
+            again = half >= _FEWEST_IMAGES
+            if again:
+                trial.at_most = half
         else:
             again = ending.retry and trial.failures <= self._max_retries
         if again:
             trial.attempts += 1
             trial.status, trial.reason = "planned", f"retry after {ending.kind}: {ending.reason}"
+            if ending.kind == "oom":
+                trial.reason += f"; {trial.group} goes on with {trial.at_most} images at a time"
+                self._mark(trial, "planned", trial.reason, {"kind": ending.kind, AT_MOST_KEY: trial.at_most})
             return True
         tries = f" ({trial.attempts} attempts)" if trial.attempts > 1 else ""
-        detail = {"kind": ending.kind, "attempts": trial.attempts, "half_micro_batch": trial.halvings > 0}
+        detail = {"kind": ending.kind, "attempts": trial.attempts, AT_MOST_KEY: trial.at_most}
         self._mark(trial, "failed", f"{ending.kind}: {ending.reason}{tries}", detail)
         return False
 

@@ -24,6 +24,8 @@ from sweep.run_folder.records import TrialRecord
 # Ray's own memory monitor. Its text on any other death guesses at "the OOM killer" too.
 _MEMORY_WORDS = ("running low on memory", "NODE_OUT_OF_MEMORY")
 ERROR_FILE = "error.txt"
+# Of status.json's detail: images at a time that a trial which ran out of memory goes on with.
+AT_MOST_KEY = "images_at_once"
 # Orders of decisions whose file was lost only have to differ, and to come after all that were kept.
 _LOST_ORDER = 1_000_000
 
@@ -58,7 +60,7 @@ class Trial:
         decisions: What its rungs said.
         attempts: How often it was tried, counting failures only.
         failures: Crashes and hangs since this driver started.
-        halvings: How often its micro-batch was halved.
+        at_most: Images that it may hold in memory at a time since it ran out; None if it never did.
         leg: The leg that Ray has, if one is.
         legs: Legs since this driver started.
         pruned: Whether its training states were removed.
@@ -73,7 +75,7 @@ class Trial:
     decisions: tuple[RungDecision, ...] = ()
     attempts: int = 1
     failures: int = 0
-    halvings: int = 0
+    at_most: int | None = None
     leg: Leg | None = None
     legs: int = 0
     pruned: bool = False
@@ -123,8 +125,10 @@ def open_trial(planned: PlannedTrial, folder: Folder, record: TrialRecord | None
         record: What was read there; None where nothing can be there.
         notes: Gets one line for each file that is damaged.
     """
-    if record is None or (record.status == "planned" and not record.epochs_trained):
+    if record is None:
         return Trial(planned, folder)
+    if record.status == "planned" and not record.epochs_trained:
+        return Trial(planned, folder, at_most=_images_at_a_time(record))
     notes += [f"{planned.trial_id}: {problem}" for problem in record.problems]
     return Trial(
         planned,
@@ -134,8 +138,15 @@ def open_trial(planned: PlannedTrial, folder: Folder, record: TrialRecord | None
         scores=[epoch["mean_f1"] for epoch in record.history],
         decisions=_read_decisions(planned, folder, record, notes),
         attempts=record.attempts,
+        at_most=_images_at_a_time(record),
         history=list(record.history),
     )
+
+
+def _images_at_a_time(record: TrialRecord) -> int | None:
+    """Return how many images a trial was brought down to, as its status or the report of its best epoch says."""
+    said = record.detail.get(AT_MOST_KEY) or ((record.report or {}).get("provenance") or {}).get("micro_batch_size")
+    return said if isinstance(said, int) and said > 0 else None
 
 
 def _read_decisions(
@@ -192,7 +203,8 @@ def death(error_file: str | None) -> Ending:
     except (OSError, TypeError):
         text = ""
     if any(words in text for words in _MEMORY_WORDS):
-        return Ending("oom", "the machine ran low on memory, Ray ended the worker", retry=True, traceback=text)
+        # The host's memory: smaller batches on the device would not help.
+        return Ending("crash", "the machine ran low on memory, Ray ended the worker", retry=True, traceback=text)
     if text and ("creation task" in text or "The actor" not in text):
         # It could not even begin, such as for want of a package on that machine.
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "")

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 
 import fairface_core
 from fairface_core.config import TrainConfig, default_cache_dir, make_config
-from fairface_core.errors import FairfaceError, StorageError, TrainingDiverged
+from fairface_core.errors import ConfigError, FairfaceError, StorageError, TrainingDiverged
 from fairface_core.files.folder import open_folder
 from fairface_core.trial.reading import read_epochs
 from fairface_core.trial.reports import EpochReport
@@ -46,9 +46,15 @@ _LASTING = frozenset(
         errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EINVAL, errno.ELOOP,
     )
 )  # fmt: skip
-_OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+# The last two are cuBLAS's and cuDNN's words; those of torch's allocator have a type of their own.
+_OOM_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "status_alloc_failed",
+    "allocation_failed",
+)  # fmt: skip
 _DEVICE_WORDS = ("cuda error", "cudnn", "cublas", "nccl", "hip error", "mps backend", "device-side assert")
 _TRACEBACK_LINES = 60
+# Of its share of a GPU a trial's tensors get what a CUDA context (0.5 GiB on an H200) and fragments leave.
+_KEPT_SHARE, _CONTEXT_BYTES = 0.95, 0.5 * 2**30
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Ending:
         kind: What happened. `crash` and `stalled` are the driver's words for a process that is gone or was killed.
         reason: One sentence; empty for `completed`.
         retry: Whether another try from the last state may go better.
+        at_once: For `oom`, images that were in memory at a time.
         traceback: For `error.txt` and --debug; empty where the reason says it all.
     """
 
@@ -66,6 +73,7 @@ class Ending:
     reason: str = ""
     retry: bool = False
     traceback: str = ""
+    at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Task:
         config: TrainConfig fields, paths absolute.
         attempt: 1 for the first try of the trial, one more after each failure.
         gpu: GPUs that were given to it, 0 to 1.
-        halvings: How often its micro-batch is halved, for it ran out of memory.
+        at_most: Images that it may hold in memory at a time, for more did not fit; None for as many as it asks for.
         epochs_heard: Epochs whose figures the driver has. A worker that died between writing an epoch and reporting it
             leaves more on disk.
         demo: Sizes of the built-in faces, to be drawn where they are absent; None for images of the user's.
@@ -88,7 +96,7 @@ class Task:
     config: dict[str, Any]
     attempt: int = 1
     gpu: float = 0.0
-    halvings: int = 0
+    at_most: int | None = None
     epochs_heard: int = 0
     demo: dict[str, int] | None = None
     fit: str = FIT
@@ -133,6 +141,9 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
             notes.clear()
         report(figures)
 
+    config: TrainConfig | None = None
+    # What the leg before held, should it have been ended in the middle of a step.
+    _free_memory()
     try:
         with _noted_warnings(notes):
             _limit_gpu(task.gpu)
@@ -149,6 +160,8 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
         ending = Ending("completed")
     except Exception as error:  # noqa: BLE001 - the border of the process: whatever it is, the driver words it
         ending = classify(error)
+        if ending.kind == "oom" and config is not None:
+            ending = dataclasses.replace(ending, at_once=config.images_at_once)
     finally:
         _free_memory()
     print(f"{task.trial_id}: {ending.kind} {ending.reason}\n{ending.traceback}".rstrip(), flush=True)
@@ -186,9 +199,7 @@ def _config(task: Task) -> TrainConfig:
     # The built-in faces lie in each node's own cache folder.
     root = {} if task.demo is None else {"root": str(demo_folder(task.demo))}
     config = make_config({**task.config, **root})
-    for _ in range(task.halvings):
-        config = config.with_half_micro_batch()
-    return config
+    return config if task.at_most is None else config.with_at_most(task.at_most)
 
 
 def _epochs_on_disk(config: TrainConfig) -> list[EpochReport]:
@@ -216,15 +227,25 @@ def _noted_warnings(notes: list[str]) -> Iterator[None]:
 
 
 def _limit_gpu(gpu: float) -> None:
-    """Hide GPUs that were not given (Ray 2.60 leaves them visible to a worker with 0), and keep to a share of one."""
+    """Hide GPUs that were not given (Ray 2.60 leaves them visible to a worker with 0), and keep to a share of one.
+
+    Raises:
+        ConfigError: A GPU was given and torch cannot use it; without this word the trial would train on the CPU.
+    """
     if gpu == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return
     import torch
 
-    if gpu < 1 and torch.cuda.is_available():
+    from fairface_core.machine.device import cuda_refusal
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"a GPU was given to this trial and torch cannot use it: {cuda_refusal()}")
+    if gpu < 1:
         # One trial that wants too much runs out of memory itself, and not its neighbor.
-        torch.cuda.set_per_process_memory_fraction(gpu)
+        total = torch.cuda.get_device_properties(0).total_memory
+        share = _KEPT_SHARE * gpu - _CONTEXT_BYTES / total
+        torch.cuda.set_per_process_memory_fraction(max(share, _KEPT_SHARE * gpu / 2))
 
 
 @functools.cache

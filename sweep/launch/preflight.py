@@ -10,33 +10,31 @@ import math
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairface_core.backbones import relative_cost
 from fairface_core.config import TrainConfig, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
+from fairface_core.machine.gpu_probe import probe_gpus
 from fairface_core.machine.provenance import code_digest, versions
-from fairface_core.machine.resources import free_memory_bytes
+from fairface_core.machine.resources import free_memory_bytes, local_gpus
 from sweep.cluster.connect import Cluster, Node, on_every_node
 from sweep.driving.placement import Needs, Placement
 from sweep.driving.worker import FIT, Task, checks
+from sweep.launch.gpu_checks import filled_gpus, gpu_problems, idle_gpus, slow_notes
 from sweep.plan.cost import disk_bytes, state_bytes
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.wording import amount, counted, listing
 
-# A worker that has imported torch and holds nothing: 0.45 GiB resident; a CUDA context adds about as much.
-_WORKER_BYTES = 0.5 * 2**30
+# A worker that has imported torch and holds nothing: 0.45 GiB resident. With CUDA's libraries and pinned batches 2.5.
+_WORKER_BYTES, _CUDA_WORKER_BYTES = 0.5 * 2**30, 2.5 * 2**30
 # In units of one state (weights and two moments): weights, gradients, moments, and the copy that is being written.
 _STATES_IN_MEMORY = 7 / 3
 _NODE_TIMEOUT_S = 120.0
-# Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px
-# (docs/architecture.md, Facts about speed).
-_CORE_GMAC_PER_S = 14.0
-_SLOW_S = 24 * 3600.0
 # `ray job submit --working-dir` runs a job in a copy below it and deletes that when the job is over (Ray 2.60).
 _JOB_FOLDER = "working_dir_files"
 _GIB = 2**30
@@ -110,6 +108,11 @@ def check(
     """
     problems = [*known, *_check_needs(launch), *_check_storage(launch.run), *_check_nodes(launch)]
     estimates = [*_check_disk(launch), *_check_memory(launch)]
+    share = max((min(trial.gpu, 1.0) for trial in launch.todo), default=0.0)
+    if share and launch.cluster is None and not problems and _is_real(launch):
+        seen = probe_gpus()
+        problems += gpu_problems(seen, round(launch.nodes[0].gpus))
+        estimates += filled_gpus(seen, share)
     notes = estimates if yes else []
     problems += [] if yes else [f"{estimate}; or --yes to go on regardless" for estimate in estimates]
     configs = _distinct_configs(launch.tasks.values())
@@ -123,24 +126,11 @@ def check(
         if not problems:
             unlike = {module.data_key(config): config for config in reversed(configs)}
             problems += _collect(list(unlike.values()), lambda config: module.prepare_data(config, progress=progress))
-            notes = [*notes, *_slow_notes(launch)]
+            sizes = Counter(Needs(trial.cpu, trial.gpu) for trial in launch.todo)
+            notes = [*notes, *slow_notes(launch.nodes, launch.todo), *idle_gpus(launch.nodes, sizes, launch.max_legs)]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return notes
-
-
-def _slow_notes(launch: Launch) -> list[str]:
-    """Say so where GPUs would be used and there are none: the benchmark on two CPU cores takes most of a year."""
-    cores = sum(node.cpus for node in launch.nodes)
-    on_cpu = [trial for trial in launch.todo if trial.gpu == 0]
-    seconds = sum(map(relative_cost, (trial.config for trial in on_cpu))) / (_CORE_GMAC_PER_S * max(cores, 1))
-    if seconds < _SLOW_S:
-        return []
-    return [
-        f"no GPU for {counted(len(on_cpu), 'trial')}: on {counted(round(cores), 'CPU core')} they may take "
-        f"{seconds / 86_400:.0f} days (a rough guess for FairFace's size); for a first look add "
-        "--set fixed.epochs=2 --set data.limit_train=2000"
-    ]
 
 
 def _is_real(launch: Launch) -> bool:
@@ -256,9 +246,10 @@ def _probe(uri: str) -> list[str]:
     return []
 
 
-def look_at_node(storage: str, root: str | None) -> dict[str, Any]:
+def look_at_node(storage: str, root: str | None, gpus: bool) -> dict[str, Any]:
     """Return what a worker sees on its machine; runs there."""
     return {
+        "gpus": probe_gpus() if gpus and local_gpus() else None,
         "problems": _probe(storage),
         "root": root is None or Path(root).is_dir(),
         "code": code_digest(),
@@ -275,8 +266,9 @@ def _check_nodes(launch: Launch) -> list[str]:
     # The nearest folder that is there: the run folder itself must not be made before all is right.
     path = launch.run.path()
     storage = str(_nearest(path)) if path is not None else launch.run.uri.rpartition("/")[0]
+    asked = (storage, root, any(trial.gpu for trial in launch.todo))
     problems = []
-    for node, seen in on_every_node(look_at_node, (storage, root), timeout_s=_NODE_TIMEOUT_S).items():
+    for node, seen in on_every_node(look_at_node, asked, timeout_s=_NODE_TIMEOUT_S).items():
         where = f"machine {node.address}"
         if isinstance(seen, Exception):
             last = str(seen).strip().splitlines()[-1] if str(seen).strip() else type(seen).__name__
@@ -288,6 +280,8 @@ def _check_nodes(launch: Launch) -> list[str]:
         problems += [f"{where}: {problem}; give a --storage that all machines share" for problem in seen["problems"]]
         if not seen["root"]:
             problems.append(f"{where}: data folder {root} is not there; put the data at the same path on all machines")
+        if seen["gpus"] is not None:
+            problems += [f"{where}: {problem}" for problem in gpu_problems(seen["gpus"], round(node.gpus))]
         if seen["code"] != code_digest():
             problems.append(f"{where}: another version of this program (code {seen['code']}, here {code_digest()})")
         other = [f"{name} {seen['versions'].get(name)}" for name, mine in versions().items()
@@ -321,8 +315,9 @@ def _check_memory(launch: Launch) -> list[str]:
     each: dict[Needs, float] = {}
     for trial in launch.todo:
         needs = Needs(trial.cpu, trial.gpu)
-        states = _STATES_IN_MEMORY if trial.gpu == 0 else 1
-        each[needs] = max(each.get(needs, 0.0), _WORKER_BYTES + states * state_bytes(trial))
+        # On a GPU the host holds the copy that is being written.
+        worker, states = (_WORKER_BYTES, _STATES_IN_MEMORY) if trial.gpu == 0 else (_CUDA_WORKER_BYTES, 1)
+        each[needs] = max(each.get(needs, 0.0), worker + states * state_bytes(trial))
     node = launch.nodes[0]
     free, worst = free_memory_bytes(), 0.0
     for needs, one in each.items():

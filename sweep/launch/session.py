@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,7 +98,8 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             return session.results()
         with progress_bar("decoding images") as progress:
             taken = [] if options.resume else name_problems(run, resume=False)
-            request = Launch(run, plan, tasks, nodes, joined, spec.resources.max_concurrent, _todo(plan, record))
+            max_legs = _max_legs(spec, joined)
+            request = Launch(run, plan, tasks, nodes, joined, max_legs, _todo(plan, record))
             notes += check(request, taken, progress=progress, yes=options.yes)
         if lock is None:
             # Only now is anything written: until here another driver may have taken the name.
@@ -105,6 +108,12 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             write_new(run, spec, plan)
         cluster = joined or stack.enter_context(connect.connected(None))
         return session.conduct(cluster, lock, notes)
+
+
+def _max_legs(spec: SweepSpec, joined: connect.Cluster | None) -> int | None:
+    """Return the most trials at a time; one where they would share Apple's GPU, which has no limits for each."""
+    on_mps = joined is None and sys.platform == "darwin" and platform.machine() == "arm64"
+    return spec.resources.max_concurrent or (1 if on_mps else None)
 
 
 def _auto_gpu(spec: SweepSpec, nodes: tuple[connect.Node, ...]) -> float:
@@ -165,7 +174,8 @@ class _Session:
         from sweep.driving import driver
 
         self._signals.install()
-        print_header(self._console, self._name, self._ledger, cluster, self._max_legs)
+        max_legs = _max_legs(self._spec, cluster if cluster.joined else None)
+        print_header(self._console, self._name, self._ledger, cluster, max_legs)
         print_notes(self._console, [*notes, *self._ledger.notes])
         self._ledger.open_for_resume()
         self._log.start(cluster)
@@ -184,7 +194,7 @@ class _Session:
                     watcher,
                     self._signals,
                     ray_dir=ray_dir,
-                    max_legs=self._max_legs,
+                    max_legs=max_legs,
                     stall_timeout_s=self._spec.failures.stall_timeout_s,
                 )
         except Interrupted as stop:
@@ -207,10 +217,6 @@ class _Session:
     @property
     def _name(self) -> str:
         return self._run.uri.rpartition("/")[2]
-
-    @property
-    def _max_legs(self) -> int | None:
-        return self._spec.resources.max_concurrent
 
     def results(self) -> int:
         """Write everything that follows from the trial folders, print it, and return the exit code."""

@@ -28,7 +28,7 @@ EVENTS_FILE = "events.out.tfevents.curves"
 _FIGURES = frozenset(EPOCH_FIGURES) - {"epoch", "constant_mean_f1"}
 # TensorBoard groups by what stands before the slash.
 _PREFIXES = (("train_", "train/"), ("val_", "val/"))
-_SPEED = frozenset(("train_s", "eval_s", "images_per_s", "peak_memory_gib"))
+_SPEED = frozenset(("train_s", "eval_s", "images_per_s", "peak_memory_gib", "peak_reserved_gib", "write_wait_s"))
 # CRC-32C (Castagnoli), reflected.
 _POLYNOMIAL = 0x82F63B78
 

@@ -50,7 +50,7 @@ def _benchmark_row(run: RunRecord, record: TrialRecord) -> dict[str, Any]:
     report = record.report
     if report is not None:
         row |= benchmark_row(report, out_dir)
-        row |= {key: report["timing"].get(key) for key in ("epoch_s", "peak_memory_gib", "gpu_hours")}
+        row |= {key: record.timing(key) for key in ("epoch_s", "peak_memory_gib", "gpu_hours")}
         row |= {one.column: one.of(report) for one in STATISTICS if one.column}
     return {
         **row,

@@ -29,8 +29,8 @@ def tiles(board: Board) -> list[tuple[str, str, str]]:
     counts = Counter(record.status for record in run.records)
     spent = sum(record.epochs_trained for record in run.records)
     worst = run.plan.worst_case_epochs()
-    hours = sum((r.report["timing"].get("gpu_hours") or 0.0) for r in run.records if r.report)
-    seconds = sum((r.report["timing"].get("train_s") or 0.0) for r in run.records if r.report)
+    hours = sum(record.timing("gpu_hours") or 0.0 for record in run.records)
+    seconds = sum(record.timing("train_s") or 0.0 for record in run.records)
     seeds = sorted({record.seed for record in run.records})
     tiles = [
         ("Trials", f"{len(run.records):,}", listing([f"{counts[n]:,} {n}" for n in names if counts[n]])),

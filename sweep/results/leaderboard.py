@@ -112,7 +112,7 @@ class Configuration:
     def cost(self, name: str) -> float | None:
         """Return the mean of a `timing` entry over the runs shown; what was spent adds up over all its runs instead."""
         in_all = name in ("gpu_hours", "train_s")
-        values = [r.report["timing"].get(name) for r in (self.records if in_all else self.shown) if r.report]
+        values = [record.timing(name) for record in (self.records if in_all else self.shown)]
         known = [value for value in values if value is not None]
         if not known:
             return None

@@ -229,4 +229,22 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
     codes = {(r.report or {}).get("provenance", {}).get("code_digest") for one in best for r in one.full}
     if len(codes) > 1:
         caveats.append("The trials were not all trained by the same code (their code digests differ).")
+    formats = {(r.report or {}).get("provenance", {}).get("amp_dtype") for one in best for r in one.full}
+    if len(formats) > 1:
+        caveats.append(
+            f"The trials did not all compute in the same number format ({', '.join(sorted(map(str, formats)))})."
+        )
+    parts = {one.group: sizes for one in best if (sizes := _parts(one))}
+    if parts:
+        words = [f"{group} ({', '.join(map(str, sizes))} images)" for group, sizes in parts.items()]
+        caveats.append(
+            f"Out of memory, so trained in parts of a batch: {listing(words)}. Gradients are those of the whole batch, "
+            "but batch norm saw the parts."
+        )
     return tuple(caveats)
+
+
+def _parts(one: Configuration) -> list[int]:
+    """Return the parts of a batch in which some of its runs were trained, where the plan asked for none."""
+    given = {(r.report or {}).get("provenance", {}).get("micro_batch_size") for r in one.full}
+    return sorted(size for size in given - {one.values.get("micro_batch_size")} if isinstance(size, int))

@@ -83,6 +83,11 @@ class TrialRecord:
             return float(self.report["mean_f1"])
         return max((epoch["mean_f1"] for epoch in self.history), default=None)
 
+    def timing(self, name: str) -> float | None:
+        """Return an entry of the report's `timing`; of GPU hours the share that the trial had of a GPU."""
+        value = self.report["timing"].get(name) if self.report else None
+        return value * min(self.planned.gpu or 1.0, 1.0) if value and name == "gpu_hours" else value
+
     @property
     def begun(self) -> bool:
         """Whether there is a trial folder to look into. An interrupted trial is planned again, with its epochs."""

@@ -25,7 +25,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PATH = str(PROJECT)
 REAL_SWEEP = "import sys; from sweep.run import main; sys.exit(main())"
 # What the clock decides. Everything else of a trial must be equal, byte for byte.
-CLOCK_COLUMNS = ["train_s", "eval_s", "images_per_s", "peak_memory_gib"]
+CLOCK_COLUMNS = ["train_s", "eval_s", "images_per_s", "peak_memory_gib", "write_wait_s"]
 # Ray 2.60's two agents look for the GCS of a driver that was killed for up to a minute. They hold no trial.
 AGENTS = "Agent"
 

@@ -42,7 +42,7 @@ def without_times(folder: Folder) -> dict[str, object]:
     return {"report": report, "history": history} | {name: folder.read(name) for name in files}
 
 
-TIMES = ("train_s", "eval_s", "images_per_s", "peak_memory_gib")
+TIMES = ("train_s", "eval_s", "images_per_s", "peak_memory_gib", "write_wait_s")
 
 
 def test_a_reused_actor_a_fresh_process_and_a_one_off_run_are_equal(demo_root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torchvision
 from fairface_core.backbones import BACKBONES, check_image_size, input_size, relative_cost
 from fairface_core.errors import CheckpointError, WeightsError
 from fairface_core.model.network import AgeGenderModel, build_model, load_weights, num_params
-from fairface_core.model.weights import ensure_weights
+from fairface_core.model.weights import ensure_weights, file_digest
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -167,3 +168,32 @@ def test_imagenet_weights_come_from_torchs_folder_with_their_hash_checked(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_the_heads_compute_in_float32_whatever_the_backbone_does() -> None:
+    """Rounded to bfloat16, two age groups tie in one image of 200, and a tie goes to the younger."""
+    torch.manual_seed(0)
+    model = AgeGenderModel("resnet18", 64, 0.0).eval()
+    images = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        plain = model(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(images)
+            features = model.feature_extractor(images)
+        assert features.dtype == torch.bfloat16
+        for name, logits, without in zip(("age", "gender"), mixed, plain, strict=True):
+            assert logits.dtype == torch.float32
+            assert torch.equal(logits, getattr(model, f"head_{name}")(features.float()))
+            assert not torch.equal(logits, logits.bfloat16().float())
+            torch.testing.assert_close(logits, without, atol=0.05, rtol=0.05)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"one")
+    first = file_digest(path)
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("read again"))
+    assert file_digest(path) == first == hashlib.sha256(b"one").hexdigest()
+    monkeypatch.undo()
+    path.write_bytes(b"another")
+    assert file_digest(path) == hashlib.sha256(b"another").hexdigest()

@@ -32,7 +32,7 @@ FILES = {
     "best.pt", f"best_{BACKBONE}_seed1.pt", "config.json", "confusion_matrix_age.csv", "confusion_matrix_gender.csv",
     "history.csv", "predictions.parquet", "report.json", "state.pt", "status.json",
 }  # fmt: skip
-TIMES = {"train_s", "eval_s", "images_per_s", "peak_memory_gib"}
+TIMES = {"train_s", "eval_s", "images_per_s", "peak_memory_gib", "write_wait_s"}
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -136,13 +136,13 @@ def test_what_may_go_better_is_tried_again(tmp_path: Path, what: str, kind: str)
     assert status_of(ledger.run, victim)["attempts"] == 2
 
 
-def test_out_of_memory_halves_the_micro_batch_once(tmp_path: Path) -> None:
+def test_out_of_memory_halves_the_micro_batch_down_to_eight_images(tmp_path: Path) -> None:
     ledger, seen, victim = run_with(tmp_path / "s", "oom!")
     trial = ledger.trials[victim]
     assert trial.status == "failed"
     assert trial.reason.startswith("oom: CUDA out of memory")
-    assert trial.folder.read("oom.txt") == b"32", "the second try has half of the batch of 64"
-    assert [again for name, _, again in seen.endings if name == victim] == [True, False]
+    assert trial.folder.read("oom.txt") == b"8", "the fourth try has an eighth of the batch of 64"
+    assert [again for name, _, again in seen.endings if name == victim] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(("what", "kind"), [("bug", "error"), ("disk", "storage")])

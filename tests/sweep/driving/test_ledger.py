@@ -39,7 +39,7 @@ def figures(epoch: int, score: float) -> dict[str, Any]:
 
 def make(tmp_path: Path, *, resume: bool = False, confirm: bool = True, **changes: Any) -> tuple[Ledger, Plan]:
     space = {"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-4, 3e-4]}, "seed": {"grid": [41, 42]}}
-    spec = load_space(fake_sweeps.write_space(tmp_path, space=space, **{"scheduler": ASHA, **changes}))
+    spec = load_space(fake_sweeps.write_space(tmp_path, **{"space": space, "scheduler": ASHA, **changes}))
     plan = make_plan(spec, auto_gpu=0.0)
     run = open_folder(tmp_path / "run")
     if not resume:
@@ -193,3 +193,30 @@ def test_a_storage_that_hiccups_is_asked_again(tmp_path: Path, monkeypatch: pyte
 
     ledger._store(write)
     assert len(tries) == 3
+
+
+def test_what_one_trial_learned_of_memory_its_group_knows_also_after_a_restart(tmp_path: Path) -> None:
+    space = {"backbone": {"grid": ["resnet18", "resnet50"]}, "lr": {"grid": [1e-4]}, "seed": {"grid": [41, 42]}}
+    ledger, _ = make(tmp_path, space=space)
+    placement = Placement(64, 0)
+    legs = [leg_of(ledger, placement) for _ in range(4)]
+    first = legs[0].trial
+    sibling = next(leg.trial for leg in legs[1:] if leg.trial.group == first.group)
+    other = next(leg.trial for leg in legs if leg.trial.group != first.group)
+    assert ledger.ended(legs[0], Ending("oom", "CUDA out of memory", retry=True, at_once=64))
+    assert [ledger.at_most(trial) for trial in (first, sibling, other)] == [32, 32, None]
+    assert first.reason.endswith(f"{first.group} goes on with 32 images at a time")
+    # The sibling was running with all 64 meanwhile.
+    assert ledger.ended(next(leg for leg in legs if leg.trial is sibling), Ending("oom", "", True, at_once=64))
+    assert ledger.at_most(first) == 32
+
+    again, _ = make(tmp_path, resume=True, space=space)
+    assert [again.at_most(again.trials[trial.trial_id]) for trial in (first, sibling, other)] == [32, 32, None]
+
+
+def test_fewer_than_eight_images_are_not_tried(tmp_path: Path) -> None:
+    ledger, _ = make(tmp_path)
+    leg = leg_of(ledger, Placement(64, 0))
+    assert not ledger.ended(leg, Ending("oom", "CUDA out of memory", retry=True, at_once=15))
+    assert leg.trial.status == "failed"
+    assert leg.trial.reason == "oom: CUDA out of memory"

@@ -8,10 +8,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+from fairface_core.config import make_config
 from fairface_core.errors import CheckpointError, ConfigError, StorageError, TrainingDiverged
 from fairface_core.files.folder import open_folder, read_json
+from fairface_core.machine.device import cuda_refusal
 from sweep.driving import worker
+from sweep.driving.trials import death
 from sweep.driving.worker import Ending, Task, classify, run_leg
 from tests.sweep import fake_fit
 
@@ -34,6 +38,8 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), "oom", True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "oom", True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom", True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom", True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOCATION_FAILED"), "oom", True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "device", True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device", True),
         (refused(errno.ENOSPC), "storage", False),
@@ -121,3 +127,30 @@ def test_warnings_of_the_core_come_with_the_next_epoch(tmp_path: Path, monkeypat
     with pytest.warns(UserWarning, match="damaged"):
         assert run_leg(task(tmp_path, fit="tests.sweep.fake_fit:fit_and_warn"), reports.append).kind == "completed"
     assert [report.get("notes") for report in reports] == [["state.pt: damaged"], None, None]
+
+
+def test_a_gpu_that_was_given_and_cannot_be_used_is_no_reason_to_train_on_the_cpu(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine whose GPU torch cannot use, or that has none")
+    task = Task("t", {"root": "/nowhere", "out_dir": str(tmp_path / "t"), "epochs": 1, "weights": "none"}, gpu=0.5)
+    ending = run_leg(task, lambda _: None)
+    assert (ending.kind, ending.retry) == ("error", False)
+    # torch's own words, whatever they are here.
+    assert ending.reason == f"a GPU was given to this trial and torch cannot use it: {cuda_refusal()}"
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_hosts_memory_is_no_question_of_the_batch(tmp_path: Path) -> None:
+    error = tmp_path / "error.txt"
+    error.write_text("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.")
+    assert (death(str(error)).kind, death(str(error)).retry) == ("crash", True)
+
+
+def test_a_cap_on_images_is_one_on_all_that_a_trial_holds() -> None:
+    config = make_config({"batch_size": 64})
+    assert config.images_at_once == 64
+    assert config.with_at_most(64) is config
+    capped = config.with_at_most(16)
+    assert (capped.micro_batch_size, capped.eval_batch_size, capped.images_at_once) == (16, 16, 16)
+    assert capped.digest() == config.digest()
+    assert capped.with_at_most(32) is capped

@@ -176,11 +176,11 @@ def test_names(tmp_path: Path) -> None:
 def test_what_a_worker_sees(tmp_path: Path) -> None:
     from fairface_core.machine.provenance import code_digest
 
-    seen = look_at_node(str(tmp_path), str(tmp_path / "absent"))
+    seen = look_at_node(str(tmp_path), str(tmp_path / "absent"), False)
     assert (seen["problems"], seen["root"], seen["code"]) == ([], False, code_digest())
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    assert look_at_node(str(tmp_path / "file" / "x"), None)["problems"]
+    assert look_at_node(str(tmp_path / "file" / "x"), None, False)["problems"]
 
 
 def test_this_machine_is_measured() -> None:
