@@ -1,218 +1,141 @@
-"""Everything that is asked of a GPU, in one program: a short table on stdout and all rows as JSON in a file.
+"""The acceptance on a GPU, in two stages; every check prints one line.
 
-    python -m benchmarks.gpu --out gpu.json                       # the four backbones, about 20 minutes on one GPU
-    python -m benchmarks.gpu --out gpu.json --accuracy_epochs 10  # and bf16 against fp32 on the real sample, hours
+    python -m benchmarks.gpu core --out DIR      # about 5 minutes on an H200: pixels, waits, memory, numbers, speed
+    python -m benchmarks.gpu sweep --out DIR     # about 2 minutes: eight trials at a quarter of a GPU, and one that must halve
 
-For each backbone: the rows of `step`; every switch against the default (bf16, fp16, fp32; channels_last; compile;
-determinism), interleaved; evaluation against the original's; peak memory; the share of the arithmetic and of the memory
-ceiling. Then augmentation on CUDA against the CPU, and two trials on one GPU against one. Without a GPU it runs on the
-CPU, and the rows that need one say `not measured`.
+Run it in the repository's root. `DIR/gpu-STAGE.json` gets the machine, the checks and the rows (`scale_model --measured`
+reads them). The exit code is 1 if a check fails. Without CUDA both rehearse on the CPU at a toy size.
+
+A machine without a network needs, as wheels in a folder on PYTHONPATH, what its Python lacks of: pydantic, pydantic-core,
+annotated-types, typing-inspection, pyarrow and tensorboardX for `core`; ray, jsonschema, referencing, rpds-py,
+jsonschema-specifications and plotly besides for `sweep`. Ray's wheel without its `jars` folder is 43 MiB.
 """
 
 from __future__ import annotations
 
-import csv
+import argparse
+import contextlib
+import gc
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks import step
-from benchmarks.gpu_facts import arithmetic_peak, memory_peak, work_per_image
-from benchmarks.inputs import data_root
-from benchmarks.loops import Job, Loops
-from benchmarks.measure import Row, interleave, machine, not_measured, parser, rate_row, ratio_row, say, show
-from benchmarks.peer import Peer
-from fairface_core.training.augment import STD, augment, draw_params
-from fairface_core.training.fit import fit
+from benchmarks.measure import Row, machine
 
-# Name -> fields of TrainConfig; `default` is what a user gets.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "bf16": {"amp_dtype": "bf16"},
-    "fp16": {"amp_dtype": "fp16"},
-    "fp32": {"no_amp": True},
-    "channels_last": {"channels_last": "on"},
-    "channels_first": {"channels_last": "off"},
-    "compile": {"compile": True},
-    "strict": {"determinism": "strict"},
-    "off": {"determinism": "off"},
-}
-_NEED_CUDA = ("bf16", "fp16", "fp32", "compile")
+STAGES = ("core", "sweep")
 
 
-def switches(job: Job, base: Loops, *, rounds: int) -> list[Row]:
-    """Time the real loop with each switch changed, against the default, in turn."""
-    name = f"gpu.{job.backbone}@{base.run.image_size}.{base.device.type}"
-    on_cuda = base.device.type == "cuda"
-    rows = [not_measured(f"{name}.{v}/default", "no GPU") for v in _NEED_CUDA if not on_cuda]
-    for variant, changes in VARIANTS.items():
-        if variant == "default" or (variant in _NEED_CUDA and not on_cuda):
-            continue
-        say(f"gpu: {job.backbone}, {variant}")
-        other = Loops(_changed(job, changes), base.data)
-        # A strict run refuses an operation that has no deterministic kernel: that is a finding, not a failure.
-        try:
-            taken = interleave({variant: other.real, "default": base.real}, rounds=rounds, warm_up=2)
-        except RuntimeError as error:
-            rows.append(not_measured(f"{name}.{variant}/default", str(error).splitlines()[0]))
-            continue
-        rows.append(rate_row(f"{name}.{variant}/default", taken[variant], taken["default"]))
-    return rows
+class Checks:
+    """What was checked and measured so far.
 
-
-def _changed(job: Job, changes: dict[str, Any]) -> Job:
-    return Job(
-        job.root, job.work, job.backbone, job.steps, job.batch_size, job.image_size, job.device,
-        {**job.changes, **changes},
-    )  # fmt: skip
-
-
-def ceilings(loops: Loops, *, rounds: int) -> list[Row]:
-    """Return the share of the arithmetic and the memory ceiling that the real loop reaches, and the peak memory."""
-    device, name = loops.device, f"gpu.{loops.config.backbone}@{loops.run.image_size}.{loops.device.type}"
-    dtype = loops.run.amp_dtype or torch.float32
-    work = work_per_image(loops)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    rates = [loops.real().rate for _ in range(rounds)]
-    peak_flops, peak_bytes = arithmetic_peak(device, dtype), memory_peak(device)
-    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    facts: dict[str, Any] = {"images_per_s": float(np.median(rates)), "batch_size": loops.config.batch_size}
-    return [
-        ratio_row(
-            f"{name}.real/arithmetic_ceiling",
-            [rate * work.flop / peak_flops for rate in rates],
-            gflop_per_image=work.flop / 1e9,
-            measured_tflop_per_s=peak_flops / 1e12,
-            dtype=str(dtype).removeprefix("torch."),
-            **facts,
-        ),
-        ratio_row(
-            f"{name}.real/memory_ceiling",
-            [rate * work.traffic / peak_bytes for rate in rates],
-            mb_per_image=work.traffic / 1e6,
-            measured_gb_per_s=peak_bytes / 1e9,
-            peak_memory_gib=memory,
-            **facts,
-        ),
-    ]
-
-
-def evaluation(loops: Loops, *, rounds: int) -> Row:
-    """Time the evaluation against the original's."""
-    peer = Peer(loops)
-    taken = interleave({"ours": loops.evaluation, "original": peer.evaluation}, rounds=rounds)
-    name = f"gpu.{loops.config.backbone}@{loops.run.image_size}.{loops.device.type}.evaluation/original"
-    return rate_row(name, taken["ours"], taken["original"])
-
-
-def augmentation_difference(loops: Loops) -> Row:
-    """Return how far an augmented batch on CUDA is from the same on the CPU, in steps of 1/255.
-
-    The CPU crops in uint8 and so rounds once on the way: half a step, which contrast and saturation may enlarge.
+    Attributes:
+        device: What is accepted: CUDA, or the CPU in a rehearsal.
+        work: Folder for data, caches and runs.
+        backbones: Which are measured.
+        rows: Figures, in the form of the other benchmarks.
+        failed: Names of checks that do not hold.
     """
-    name = "gpu.augment.cuda-cpu"
-    if loops.device.type != "cuda":
-        return not_measured(name, "no GPU", 1.0, "<=")
-    images, size = loops.batch.images.cpu(), loops.run.image_size
-    params = draw_params(len(images), size, torch.Generator().manual_seed(0))
-    here, there = augment(images, params, size), augment(images.cuda(), params, size).cpu()
-    steps = ((here - there).abs() * 255 * torch.tensor(STD).view(3, 1, 1)).numpy()
-    facts = {"mean_steps": float(steps.mean()), "largest_steps": float(steps.max())}
-    return Row(name, float(np.quantile(steps, 0.999)), 1.0, 1, sense="<=", facts=facts)
 
+    def __init__(self, work: Path, backbones: Sequence[str], seconds: float) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.work, self.backbones = work, tuple(backbones)
+        self.rows: list[Row] = []
+        self.failed: list[str] = []
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._began, self._seconds = time.monotonic(), seconds
 
-def two_on_one(job: Job, *, epochs: int = 3) -> Row:
-    """Return the images/s of two trials that share the device over those of one alone."""
-    name = f"gpu.{job.backbone}.two_trials/one"
-    if not torch.cuda.is_available():
-        return not_measured(name, "no GPU")
-    alone, together = _concurrent_rates(job, 1, epochs), _concurrent_rates(job, 2, epochs)
-    return Row(name, sum(together) / sum(alone), None, 1, facts={"alone": alone, "together": together})
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is no rehearsal."""
+        return self.device.type == "cuda"
 
+    @property
+    def time_is_up(self) -> bool:
+        """Whether only what must be done should still be begun."""
+        return time.monotonic() - self._began > self._seconds
 
-def _concurrent_rates(job: Job, num_trials: int, epochs: int) -> list[float]:
-    """Train some trials side by side; return the images/s of each one's last epoch."""
-    config, started = job.config(), []
-    for number in range(num_trials):
-        out = job.work / f"concurrent-{num_trials}-{number}"
-        flags = {
-            "root": config.root, "backbone": config.backbone, "batch_size": config.batch_size, "epochs": epochs,
-            "limit_train": config.limit_train, "limit_val": config.limit_val, "weights": "none",
-            "cache_dir": config.cache_dir, "out_dir": out, "results_csv": job.work / "concurrent.csv",
-        }  # fmt: skip
-        if config.image_size:
-            flags["image_size"] = config.image_size
-        command = [sys.executable, "-m", "fairface_core.train"]
-        command += [part for key, value in flags.items() for part in (f"--{key}", str(value))]
-        started.append((subprocess.Popen(command, stdout=subprocess.DEVNULL), out))
-    rates = []
-    for process, out in started:
-        assert process.wait() == 0, out
-        with (out / "history.csv").open(encoding="utf-8", newline="") as file:
-            rates.append(float(list(csv.DictReader(file))[-1]["images_per_s"]))
-    return rates
+    def check(self, name: str, holds: bool, **facts: Any) -> None:
+        """Note a check and print it."""
+        self._facts[name] = {"ok": bool(holds), **facts}
+        if not holds:
+            self.failed.append(name)
+        seconds = time.monotonic() - self._began
+        shown = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+        )
+        print(f"[{seconds:4.0f} s] {'ok  ' if holds else 'FAIL'} {name}: {shown}", flush=True)
 
+    def measured(self, rows: Sequence[Row], *, bound: bool = True) -> None:
+        """Keep rows; one with a goal is a check too (on a GPU: a rehearsal's speed says nothing)."""
+        self.rows += rows
+        for row in rows:
+            holds = row.met is not False or not (self.on_gpu and bound)
+            self.check(row.name, holds, ratio=row.ratio, goal=row.goal, n=row.n, spread=row.spread, **row.facts)
 
-def accuracy(job: Job, epochs: int, seeds: Sequence[int] = (41, 42, 43)) -> Row:
-    """Train with bf16 and with fp32; return the difference of the mean mean_f1 over the sd of the fp32 seeds."""
-    scores: dict[str, list[float]] = {}
-    for precision in ("bf16", "fp32"):
-        for seed in seeds:
-            changes = {"epochs": epochs, "seed": seed, "limit_train": None, "limit_val": None, **VARIANTS[precision]}
-            out = {"out_dir": str(job.work / f"accuracy-{precision}-{seed}"), "weights": "imagenet"}
-            scores.setdefault(precision, []).append(fit(_changed(job, {**changes, **out}).config()).mean_f1)
-    noise = float(np.std(scores["fp32"], ddof=1))
-    difference = abs(float(np.mean(scores["bf16"]) - np.mean(scores["fp32"])))
-    # Two standard errors of a difference of two means of three.
-    goal = 2 * (2 / len(seeds)) ** 0.5
-    facts = {"mean_f1": scores, "sd_of_seeds": noise}
-    return Row(f"gpu.{job.backbone}.bf16-fp32_over_seed_sd", difference / noise, goal, len(seeds), None, "<=", facts)
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Turn an exception into a failed check: one broken part must not cost the others their turn."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            self.check(
+                name, False, error=f"{type(error).__name__}: {error}"[:400], at=f"{Path(at.filename).name}:{at.lineno}"
+            )
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+    def write(self, out: Path, stage: str) -> None:
+        """Write everything as JSON."""
+        gpu: dict[str, Any] | None = None
+        if self.on_gpu:
+            facts = torch.cuda.get_device_properties(0)
+            gpu = {"name": facts.name, "gib": facts.total_memory / 2**30, "capability": f"{facts.major}.{facts.minor}"}
+        content = {
+            "machine": {**machine(), "gpu": gpu},
+            "checks": self._facts,
+            "rows": [row.as_dict() for row in self.rows],
+            "failed": self.failed,
+        }
+        (out / f"gpu-{stage}.json").write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure everything, print a table and write the rows."""
-    made = parser(__doc__, "gpu")
-    step.add_flags(made)
-    made.add_argument("--out", type=Path, default=None, help="JSON file for machine and rows")
-    made.add_argument("--accuracy_epochs", type=int, default=0, help="train in bf16 and fp32 for so long, 3 seeds each")
+    """Run one stage."""
+    from benchmarks import gpu_checks, gpu_speed, gpu_sweep
+    from benchmarks.step import BACKBONES
+
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("stage", choices=STAGES)
+    made.add_argument("--out", type=Path, default=Path(), help="folder of the JSON file [here]")
+    made.add_argument(
+        "--backbones", nargs="+", metavar="NAME", default=None, help="[the four; resnet18 in a rehearsal]"
+    )
+    made.add_argument("--seconds", type=float, default=280, help="after so long torch.compile is left out [280]")
     flags = made.parse_args(argv)
-    if flags.threads:
-        torch.set_num_threads(flags.threads)
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="fairface-gpu-") as temporary:
-        work = Path(flags.work) if flags.work else Path(temporary)
-        root = data_root(flags.root, work)
-        loops = None
-        for backbone in flags.backbones:
-            say(f"gpu: {backbone}")
-            job = Job(root, work, backbone, flags.steps, flags.batch_size, flags.image_size, flags.device)
-            loops = Loops(job)
-            rows += step.measure(loops, rounds=flags.rounds, with_original=not flags.no_original)
-            rows += ceilings(loops, rounds=flags.rounds)
-            rows += switches(job, loops, rounds=flags.rounds)
-            if not flags.no_original:
-                rows.append(evaluation(loops, rounds=flags.rounds))
-            rows.append(two_on_one(job))
-            if flags.accuracy_epochs:
-                rows.append(accuracy(job, flags.accuracy_epochs))
-        if loops is not None:
-            rows.append(augmentation_difference(loops))
-    if not torch.cuda.is_available():
-        rows += step.unmeasured(flags.backbones)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    if flags.out:
-        listed = {"machine": {**machine(), "gpu": device}, "rows": [row.as_dict() for row in rows]}
-        flags.out.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
-    show(rows, as_json=flags.json)
-    return 0
+    with tempfile.TemporaryDirectory(prefix="fairface-gpu-", ignore_cleanup_errors=True) as temporary:
+        backbones = flags.backbones or (BACKBONES if torch.cuda.is_available() else ("resnet18",))
+        checks = Checks(Path(temporary), backbones, flags.seconds)
+        try:
+            if flags.stage == "core":
+                gpu_checks.run(checks)
+                gpu_speed.run(checks)
+            else:
+                gpu_sweep.run(checks)
+        finally:
+            checks.write(flags.out, flags.stage)
+    print(f"failed: {checks.failed or 'nothing'}")
+    return bool(checks.failed)
 
 
 if __name__ == "__main__":
