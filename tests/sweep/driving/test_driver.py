@@ -33,8 +33,8 @@ def ids(ledger: fake_sweeps.Ledger) -> list[str]:
     return [trial.trial_id for trial in ledger.plan.trials]
 
 
-def test_every_trial_runs_once_and_in_plan_order(tmp_path: Path) -> None:
-    ledger, seen = run_sweep(tmp_path / "s", max_legs=1)
+def test_every_trial_runs_once_and_in_plan_order_in_one_actor_that_is_reused(tmp_path: Path) -> None:
+    ledger, seen = run_sweep(tmp_path / "s", fake={"order": "order.txt"}, max_legs=1)
     assert [trial.status for trial in ledger.trials.values()] == ["completed"] * 12
     assert [name for name, _ in seen.began] == [
         *ledger_order(ledger, "resnet18"),
@@ -42,6 +42,8 @@ def test_every_trial_runs_once_and_in_plan_order(tmp_path: Path) -> None:
     ]
     assert collections.Counter(seen.epochs) == {(name, epoch): 1 for name in ids(ledger) for epoch in range(1, 5)}
     assert all(status_of(ledger.run, name)["status"] == "completed" for name in ids(ledger))
+    processes = {line.split()[2] for line in (tmp_path / "s" / "order.txt").read_text().splitlines()}
+    assert len(processes) == 1
 
 
 def ledger_order(ledger: fake_sweeps.Ledger, group: str) -> list[str]:
@@ -49,13 +51,6 @@ def ledger_order(ledger: fake_sweeps.Ledger, group: str) -> list[str]:
     lrs = (3e-4, 1e-4, 1e-3)
     trials = {(t.planned.seed, t.planned.config["lr"]): t.trial_id for t in ledger.groups[group]}
     return [trials[seed, lr] for seed in (41, 42) for lr in lrs]
-
-
-def test_actors_are_reused(tmp_path: Path) -> None:
-    _, seen = run_sweep(tmp_path / "s", fake={"order": "order.txt"}, max_legs=1)
-    processes = {line.split()[2] for line in (tmp_path / "s" / "order.txt").read_text().splitlines()}
-    assert len(seen.began) == 12
-    assert len(processes) == 1
 
 
 def test_asha_stops_and_confirms(tmp_path: Path) -> None:
