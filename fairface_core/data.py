@@ -1,4 +1,4 @@
-"""`python -m fairface_core.data check | verify | prune`: look at a data set, or at the caches of decoded images."""
+"""`python -m fairface_core.data check | prune`: look at a data set, or at the caches of decoded images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fairface_core.config import add_flags, config_from_flags, data_fields, default_cache_dir
 from fairface_core.console import progress_bar, run_command
-from fairface_core.errors import CacheError, one_line
+from fairface_core.errors import one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the commands."""
     parser = argparse.ArgumentParser(prog="python -m fairface_core.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check | verify | prune")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check | prune")
     check = commands.add_parser(
         "check", help="one pass over labels and images", allow_abbrev=False,
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
     )  # fmt: skip
     add_flags(check, only=(*data_fields(), "num_workers"))
     check.add_argument("--labels_only", action="store_true", help="do not open the images")
-    verify = commands.add_parser(
-        "verify", help="compare cached images with their checksums", allow_abbrev=False,
-        description="Read every cache of decoded images and compare each image with its checksum.",
-    )  # fmt: skip
-    add_flags(verify, only=("cache_dir",))
     prune = commands.add_parser(
         "prune", help="delete caches that no run can use any more", allow_abbrev=False,
         description="Delete the caches of decoded images whose images changed, moved or are gone, or that are damaged.",
@@ -43,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--all", action="store_true", help="delete the usable ones too; the next run builds its own again"
     )
     prune.add_argument("--dry_run", action="store_true", help="only list them")
-    for command in (check, verify, prune):
+    for command in (check, prune):
         command.add_argument("--json", action="store_true", help="print JSON for machines")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -52,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 where something is wrong with the data."""
     flags = make_parser().parse_args(argv)
-    command = {"check": _check, "verify": _verify, "prune": _prune}[flags.command]
+    command = {"check": _check, "prune": _prune}[flags.command]
     return run_command(lambda: command(flags), debug=flags.debug)
 
 
@@ -157,25 +152,6 @@ def _image_facts(images: ImageSummary) -> list[tuple[str, str]]:
 def _counts(counts: dict[str, int], most: int = 8) -> str:
     shown = [f"{kind}: {count:,}" for kind, count in list(counts.items())[:most]]
     return ", ".join([*shown, f"and {len(counts) - most} more kinds"] if len(counts) > most else shown)
-
-
-def _verify(flags: argparse.Namespace) -> int:
-    from fairface_core.images.cache import verify_cache
-
-    cache_dir = _cache_dir(flags)
-    caches = sorted(path for path in cache_dir.glob("[0-9]*px-*") if path.is_dir())
-    with progress_bar("comparing checksums") as progress:
-        problems = {str(cache): verify_cache(cache, progress=progress) for cache in caches}
-    if flags.json:
-        print(json.dumps({"schema_version": 1, "cache_dir": str(cache_dir), "problems": problems}, indent=2))
-    else:
-        whole = sum(not found for found in problems.values())
-        print(f"{cache_dir}: caches {len(caches)}, whole {whole}")
-    advice = "; delete this cache's folder, the next run builds it again"
-    wrong = [line if "delete" in line else line + advice for found in problems.values() for line in found]
-    if wrong:
-        raise CacheError(wrong)
-    return 0
 
 
 def _prune(flags: argparse.Namespace) -> int:

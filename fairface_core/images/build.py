@@ -14,7 +14,6 @@ import queue
 import shutil
 import subprocess
 import sys
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from fairface_core.machine.resources import local_cpus
 
 SCHEMA_VERSION = 1
 RESIZE_RULE = "pillow bilinear"
-IMAGES, CHECKSUMS, PATHS, META = "images.bin", "checksums.bin", "paths.json", "meta.json"
+IMAGES, PATHS, META = "images.bin", "paths.json", "meta.json"
 BUILDING = "building-"
 
 # A process takes 0.1 s to start, the time in which one core decodes 500 images.
@@ -73,7 +72,6 @@ def build_cache(
         temp.mkdir()
         _check_space(temp, len(paths) * bytes_per_image(size_px))
         decoded = _decode_all(paths, size_px, temp / IMAGES, num_workers, progress)
-        (temp / CHECKSUMS).write_bytes(decoded.checksums.tobytes())
         (temp / PATHS).write_text(json.dumps(list(paths)))
         meta = {
             "schema_version": SCHEMA_VERSION,
@@ -86,7 +84,7 @@ def build_cache(
         }
         (temp / META).write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
         # Without this a power cut could leave a folder of the right name with zeros in its files.
-        for name in (IMAGES, CHECKSUMS, PATHS, META, "."):
+        for name in (IMAGES, PATHS, META, "."):
             _fsync(temp / name)
         temp.rename(directory)
         _fsync(directory.parent)
@@ -101,17 +99,14 @@ def build_cache(
 
 @dataclass
 class _Decoded:
-    checksums: array[int]
     bad: list[tuple[int, str]] = field(default_factory=list)
     large: list[int] = field(default_factory=list)
     num_done: int = 0
 
     def add(self, reply: dict[str, Any]) -> None:
-        for row, value in reply["crc"]:
-            self.checksums[row] = value
         self.bad += [(row, reason) for row, reason in reply["bad"]]
         self.large += reply["large"]
-        self.num_done += len(reply["crc"]) + len(reply["bad"])
+        self.num_done += reply["written"] + len(reply["bad"])
 
 
 def _decode_all(
@@ -121,8 +116,7 @@ def _decode_all(
     num_workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> _Decoded:
-    decoded = _Decoded(array("I", bytes(4 * len(paths))))
-    assert decoded.checksums.itemsize == 4
+    decoded = _Decoded()
     spans = [range(start, min(start + _SPAN, len(paths))) for start in range(0, len(paths), _SPAN)]
     num_processes = min(num_workers, local_cpus(), len(paths) // _IMAGES_PER_PROCESS)
     # Written, not mapped: a full disk is then an error with a name and not a SIGBUS.

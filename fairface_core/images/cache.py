@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,18 +18,15 @@ from filelock import FileLock, Timeout
 from fairface_core.errors import CacheError, DataError
 from fairface_core.images.build import (
     BUILDING,
-    CHECKSUMS,
     IMAGES,
     META,
-    PATHS,
     RESIZE_RULE,
     SCHEMA_VERSION,
     build_cache,
 )
-from fairface_core.images.decode import decode_image
 from fairface_core.images.worker import bytes_per_image
 
-__all__ = ["BadImage", "ImageCache", "cache_size_px", "decode_image", "open_cache", "verify_cache"]
+__all__ = ["BadImage", "ImageCache", "cache_size_px", "open_cache"]
 
 # FairFace's own size: larger inputs are enlarged from it on the device (docs/architecture.md, Facts about speed).
 MAX_CACHED_PX = 224
@@ -113,37 +109,6 @@ def open_cache(
     for image in bad:
         position.pop(image.path, None)
     return ImageCache(images, size_px, position, directory, bad)
-
-
-def verify_cache(directory: Path, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Compare every image of a cache with its checksum.
-
-    Args:
-        directory: The folder of one cache.
-        progress: Called with (images done, images in all).
-
-    Returns:
-        One line for each problem; empty if the cache is whole.
-    """
-    try:
-        meta = _read_meta(directory)
-        images = _map_images(directory, meta)
-        checksums = np.fromfile(directory / CHECKSUMS, dtype=np.uint32)
-        paths = json.loads((directory / PATHS).read_text())
-        if not len(checksums) == len(paths) == len(images):
-            raise _damaged(directory, f"{CHECKSUMS} or {PATHS} is too short or too long")
-    except CacheError as error:
-        return list(error.problems)
-    except (OSError, ValueError) as error:
-        return [str(_damaged(directory, str(error)))]
-    refused = {path for path, _ in meta["bad"]}
-    problems = []
-    for row, path in enumerate(paths):
-        if path not in refused and zlib.crc32(images[row]) != checksums[row]:
-            problems.append(f"{directory / IMAGES}: image {row} ({path}) does not match its checksum")
-        if progress and (row % 1024 == 1023 or row + 1 == len(paths)):
-            progress(row + 1, len(paths))
-    return problems
 
 
 def cache_name(paths: Sequence[str], size_px: int) -> str:

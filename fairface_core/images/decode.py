@@ -17,7 +17,6 @@ from PIL import ExifTags, Image
 
 from fairface_core.errors import DataError
 from fairface_core.files.regular import open_regular
-from fairface_core.images import jpeg
 
 # Pixels of the largest image that is decoded, 8192 x 8192: Pillow needs 4 bytes for each.
 MAX_PIXELS = 2**26
@@ -101,28 +100,20 @@ def decode_image(path: str, *, allow_large: bool = True) -> Image.Image:
 
 
 def decode_into(path: str, size_px: int, out: np.ndarray, *, allow_large: bool = True) -> None:
-    """Decode one image file into a place of its own; the pixels and the refusals are those of `decode_image`.
+    """Decode one image file into its place; the pixels and the refusals are those of `decode_image`.
 
     Args:
         path: The file.
         size_px: Square size, pixels.
-        out: Filled: uint8 [size_px, size_px, 3], RGB, C-contiguous. Another size is brought to it as torchvision's
+        out: Filled: uint8 [size_px, size_px, 3], RGB. Another size is brought to it as torchvision's
             `Resize((size_px, size_px))` does for a PIL image: bilinear, with antialiasing.
         allow_large: Whether to decode images above 4 million pixels; they take turns.
 
     Raises:
         LargeImage: If it is large and `allow_large` is False.
-        ImageError: Naming the path and the reason. `out` may then hold anything.
+        ImageError: Naming the path and the reason.
     """
-    raw = read_bytes(path)
-    size = jpeg.plain_size(raw)
-    fits = size == (size_px, size_px)
-    pixels = None
-    if size and size[0] * size[1] <= _LARGE_PIXELS:
-        pixels = jpeg.decode(raw, size, out if fits else None)
-        if fits and pixels is not None:
-            return
-    image = Image.fromarray(pixels) if pixels is not None else image_from_bytes(raw, path, allow_large=allow_large)[0]
+    image = decode_image(path, allow_large=allow_large)
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
     out[:] = np.asarray(image)

@@ -1,4 +1,4 @@
-"""`python -m fairface_core.data check | verify`, as a person and as a machine use it."""
+"""`python -m fairface_core.data check | prune`, as a person and as a machine use it."""
 
 from __future__ import annotations
 
@@ -242,56 +242,9 @@ def test_a_terminal_sees_a_progress_bar(data_root: DataRoot) -> None:
     assert b"checking images" not in run.stdout
 
 
-# verify
-
-
 def small_cache(root: DataRoot) -> Path:
     paths = load_manifest(root.config()).train.path
     return open_cache(paths, 8, cache_dir=root.path.parent / "cache", num_workers=1).directory
-
-
-def test_verify_finds_a_flipped_byte(data_root: DataRoot, capsys: pytest.CaptureFixture[str]) -> None:
-    cache = small_cache(data_root)
-    verify = ["verify", "--cache_dir", str(cache.parent)]
-    assert main(verify) == 0
-    assert capsys.readouterr() == (f"{cache.parent}: caches 1, whole 1\n", "")
-    images = cache / "images.npy"
-    if not images.exists():
-        (images,) = [path for path in cache.iterdir() if path.stat().st_size >= 36 * 8 * 8 * 3]
-    content = bytearray(images.read_bytes())
-    content[-5] ^= 1
-    images.chmod(0o644)
-    images.write_bytes(content)
-    assert main(verify) == 2
-    out, err = capsys.readouterr()
-    assert "caches 1, whole 0" in out
-    assert "train/9.jpg) does not match its checksum; delete this cache's folder" in err
-    assert main([*verify, "--json"]) == 2
-    assert len(json.loads(capsys.readouterr().out)["problems"][str(cache)]) == 1
-
-
-def test_verify_without_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "--cache_dir", str(tmp_path / "absent")]) == 0
-    assert "caches 0" in capsys.readouterr().out
-
-
-def test_verify_leaves_drawn_faces_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fairface_core.demo.folder import demo_root
-
-    demo_root(tmp_path, num_train=18, num_val=18, image_px=16)
-    assert main(["verify", "--cache_dir", str(tmp_path)]) == 0
-    assert "caches 0" in capsys.readouterr().out
-
-
-def test_verify_tells_of_a_cache_that_lost_a_file(data_root: DataRoot, capsys: pytest.CaptureFixture[str]) -> None:
-    cache = small_cache(data_root)
-    for path in cache.iterdir():
-        if path.suffix == ".json":
-            path.unlink()
-    assert main(["verify", "--cache_dir", str(cache.parent)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert str(cache) in line
-    assert line.endswith("the next run builds it again")
 
 
 # prune

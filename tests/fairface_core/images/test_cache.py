@@ -21,7 +21,7 @@ from torchvision import transforms
 from fairface_core.errors import CacheError, DataError
 from fairface_core.images import build as cache_build
 from fairface_core.images import cache as cache_module
-from fairface_core.images.cache import BadImage, ImageCache, cache_size_px, open_cache, verify_cache
+from fairface_core.images.cache import BadImage, ImageCache, cache_size_px, open_cache
 
 PROJECT = Path(__file__).resolve().parents[3]
 # Enough that processes decode.
@@ -154,7 +154,6 @@ def test_bad_images_are_named_and_have_no_row(photos: list[str], tmp_path: Path)
     rows = cache.rows(photos)
     assert np.flatnonzero(rows < 0).tolist() == [2, 5, 7]
     assert cache.images[rows[3]].any()
-    assert verify_cache(cache.directory) == []
 
 
 def test_bad_images_are_found_by_processes_too(many: list[str], tmp_path: Path) -> None:
@@ -215,27 +214,17 @@ def test_another_version_or_size_has_another_cache(
 # --- damage ---------------------------------------------------------------------------------------------------
 
 
-def test_a_flipped_byte_is_found_and_named(photos: list[str], tmp_path: Path) -> None:
-    cache = opened(photos, tmp_path)
-    assert verify_cache(cache.directory) == []
-    row = int(cache.rows([photos[6]])[0])
-    with (cache.directory / cache_build.IMAGES).open("r+b") as file:
-        file.seek(row * 16 * 16 * 3 + 99)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 4]))
-    problems = verify_cache(cache.directory)
-    assert len(problems) == 1
-    assert f"image {row} ({photos[6]})" in problems[0]
-
-
-@pytest.mark.parametrize("name", [cache_build.IMAGES, cache_build.META])
-@pytest.mark.parametrize("damage", ["cut", "long", "empty", "absent", "noise"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, how) for name in (cache_build.IMAGES, cache_build.META) for how in ("cut", "long", "empty", "absent")),
+        (cache_build.META, "noise"),
+    ],
+)
 def test_a_damaged_cache_is_never_taken_for_a_whole_one(
     photos: list[str], tmp_path: Path, name: str, damage: str
 ) -> None:
     cache = opened(photos, tmp_path)
-    expected = cache.images.copy()
     path = cache.directory / name
     raw = path.read_bytes()
     if damage == "absent":
@@ -244,23 +233,8 @@ def test_a_damaged_cache_is_never_taken_for_a_whole_one(
         path.write_bytes(
             {"cut": raw[:-7], "long": raw + b"\0", "empty": b"", "noise": bytes(b ^ 0x55 for b in raw)}[damage]
         )
-    if (name, damage) == (cache_build.IMAGES, "noise"):
-        # The same size: only reading everything can tell.
-        assert not np.array_equal(opened(photos, tmp_path).images, expected)
-    else:
-        with pytest.raises(CacheError, match=r"damaged.*delete this folder"):
-            opened(photos, tmp_path)
-    assert len(verify_cache(cache.directory)) >= 1
-
-
-@pytest.mark.parametrize("name", [cache_build.CHECKSUMS, cache_build.PATHS])
-def test_verify_names_a_damaged_sidecar(photos: list[str], tmp_path: Path, name: str) -> None:
-    cache = opened(photos, tmp_path)
-    path = cache.directory / name
-    path.write_bytes(path.read_bytes()[:-8])
-    assert len(verify_cache(cache.directory)) == 1
-    path.unlink()
-    assert len(verify_cache(cache.directory)) == 1
+    with pytest.raises(CacheError, match=r"damaged.*delete this folder"):
+        opened(photos, tmp_path)
 
 
 def test_a_foreign_meta_file_is_refused(photos: list[str], tmp_path: Path) -> None:
@@ -310,7 +284,6 @@ def test_a_builder_killed_half_way_leaves_nothing_that_is_read(
     assert [name.startswith(cache_build.BUILDING) for name in caches(tmp_path)] == [True]
     cache = opened(paths, tmp_path)
     assert caches(tmp_path) == [cache.directory.name]
-    assert verify_cache(cache.directory) == []
     assert np.array_equal(cache.images, opened(paths, tmp_path / "clean").images)
 
 
