@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "pyarrow", "ray")
+# Those that the packages import and that a number of a result passes through; pillow decodes the images.
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "pillow", "pyarrow", "ray")
 
 
 def provenance(device: Any, **facts: Any) -> dict[str, Any]:

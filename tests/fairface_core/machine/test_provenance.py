@@ -1,0 +1,45 @@
+"""What is recorded of a run follows from what the packages import."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+from fairface_core.machine.provenance import PACKAGES, versions
+
+PROJECT = Path(__file__).resolve().parents[3]
+# Where a module's name is not that of its distribution.
+DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "PyYAML"}
+# They show, check, lock or serialize; no number of a result passes through them.
+MOVES_NO_NUMBER = {"PyYAML", "filelock", "jinja2", "markupsafe", "plotly", "psutil", "pydantic", "rich"}
+
+
+def imported_distributions() -> set[str]:
+    tops = set()
+    for package in ("fairface_core", "sweep"):
+        for path in (PROJECT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    tops |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    tops.add(node.module.partition(".")[0])
+    ours = {"fairface_core", "sweep"}
+    return {DISTRIBUTION.get(top, top) for top in tops - ours - sys.stdlib_module_names}
+
+
+def runtime_dependencies() -> set[str]:
+    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r'^ *"([A-Za-z0-9_-]+)', block, re.MULTILINE))
+
+
+def test_whatever_a_number_passes_through_is_recorded() -> None:
+    """A resume after an upgrade of any of them says so: it compares these versions."""
+    assert set(PACKAGES) == imported_distributions() - MOVES_NO_NUMBER
+    assert versions().keys() == set(PACKAGES)
+
+
+def test_a_dependency_is_what_a_package_imports() -> None:
+    assert runtime_dependencies() == imported_distributions()
