@@ -21,6 +21,8 @@ IMAGE_COLUMNS = ("file", "image_path", "img", "path", "filename", "filepath")
 AGE_COLUMNS = ("age", "age_group", "agegroup")
 GENDER_COLUMNS = ("gender",)
 FOLLOWS_POLICY = frozenset({"missing images", "unreadable images"})
+# 3-9 and 10-19 are saved as dates in the language of the spreadsheet, of which English alone is read.
+_DATE_ADVICE = "; if a spreadsheet made a date of it, save that column as text or as ISO dates such as 2026-03-09"
 T = TypeVar("T")
 _TRUTH = {"true": 1, "1": 1, "false": 0, "0": 0}
 
@@ -241,6 +243,8 @@ class _Reader:
                 if not cell.strip():
                     kind, said = f"empty {role} cells", f"{column} is empty"
                 advice = f"accepted: {', '.join(accepted)}; correct or remove the row"
+                if role == "age" and any(map(str.isdigit, cell)) and any(map(str.isalpha, cell)):
+                    advice += _DATE_ADVICE
                 self.problems.add(kind, f"{self._where(row)}: {said}; {advice}")
         return age is not None and gender is not None
 

@@ -82,8 +82,7 @@ def parse_age(text: object) -> Parsed | None:
     """Read an age group.
 
     Accepts the nine names in any case and spacing; `70+`, `>=70`, `more_than_70` and the like; other dashes, `to`
-    and leading zeros; and the dates that spreadsheets make of `3-9` and `10-19` in any language
-    (`spreadsheet_dates`). A bare number is refused: it may be an age in years or the index of a class.
+    and leading zeros; and the dates that spreadsheets make of `3-9` and `10-19` (`spreadsheet_dates`). A bare number is refused: it may be an age in years or the index of a class.
 
     Args:
         text: The cell; anything but text is refused.
