@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,7 @@ from typing import Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fairface_core.errors import ConfigError
-
-_MAX_TOLD_CHARS = 200
+from fairface_core.errors import ConfigError, shown
 
 
 def _field(
@@ -200,14 +199,11 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
     try:
         config = TrainConfig.model_validate(known)
     except ValidationError as error:
-        problems += [
-            f"{where}: {'.'.join(str(p) for p in item['loc'])} = {_told(item['input'])}: {_sentence(item['msg'])}"
-            for item in error.errors()
-        ]
+        problems += [f"{where}: {validation_problem('.'.join(map(str, i['loc'])), i)}" for i in error.errors()]
     name = known.get("backbone")
     if isinstance(name, str) and name not in BACKBONES:
         problems.append(
-            f"{where}: backbone = {_told(name)} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
+            f"{where}: backbone = {shown(name, 200)} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
         )
     elif config is not None and (problem := check_image_size(config.backbone, config.image_size)):
         problems.append(f"{where}: {problem}")
@@ -217,19 +213,18 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
     return config
 
 
-def _told(value: Any) -> str:
-    """Return a value for a message: short and printable whatever it is, also a list that holds itself a million times."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= _MAX_TOLD_CHARS else f"{value[: _MAX_TOLD_CHARS - 3]}...")
-    if value is None or isinstance(value, bool | float):
-        return repr(value)
-    if isinstance(value, int):
-        return repr(value) if value.bit_length() < 256 else "a number of more than 70 digits"
-    return f"a {type(value).__name__}"
+def validation_problem(name: str, item: Mapping[str, Any]) -> str:
+    """Word one of the items of a pydantic error: `lr = -1: input should be greater than 0`.
 
-
-def _sentence(message: str) -> str:
-    return message[:1].lower() + message[1:]
+    Args:
+        name: What the person who wrote the value calls it.
+        item: One of `ValidationError.errors()`.
+    """
+    message, value = item["msg"].removeprefix("Value error, "), item["input"]
+    hint = ""
+    if item["type"] == "literal_error" and isinstance(value, str):
+        hint = nearest(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    return f"{name} = {shown(value, 200)}: {message[:1].lower()}{message[1:]}{hint}"
 
 
 def nearest(word: str, accepted: typing.Iterable[str]) -> str:

@@ -115,6 +115,20 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def shown(value: str, limit: int = 80) -> str:
-    """Return a value from a file, quoted, for use in a message; long ones are cut."""
-    return repr(value if len(value) <= limit else f"{value[: limit - 3]}...")
+def shown(value: object, limit: int = 80) -> str:
+    """Return a value from a file or a flag for use in a message: one short printable line, whatever it is.
+
+    Text is quoted; null, true and false are spelled as in YAML and JSON; of a list that is long or holds lists (itself
+    a million times, perhaps) only the kind is told.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= limit else f"{value[: limit - 3]}...")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value) if isinstance(value, float) or value.bit_length() < 256 else "a number of more than 70 digits"
+    if isinstance(value, list) and len(value) <= 4 and not any(isinstance(item, list | dict) for item in value):
+        return f"[{', '.join(shown(item, limit // 4) for item in value)}]"
+    if isinstance(value, dict):
+        return "a mapping" if value else "{}"
+    return f"a {type(value).__name__}"

@@ -18,6 +18,16 @@ _LOG_COLUMNS = 140
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
 
 
+class _PrintSchema(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import json
+
+        from sweep.space.spec import json_schema
+
+        print(json.dumps(json_schema(), indent=1))
+        parser.exit()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -52,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
     parser.add_argument("--yes", action="store_true", help="go on though an estimate says it may not fit, or is huge")
+    parser.add_argument("--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of a search space")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 

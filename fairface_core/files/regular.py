@@ -54,4 +54,5 @@ def read_regular(path: Path, *, limit: int | None = None, follow_links: bool = T
 
 def too_large(limit: int) -> OSError:
     """Return the error for a file of more than `limit` bytes."""
-    return OSError(errno.EFBIG, f"larger than {limit / 2**20:,.0f} MiB, the most that is read")
+    size = f"{limit / 2**20:,.0f} MiB" if limit >= 2**20 else f"{limit // 2**10} KiB"
+    return OSError(errno.EFBIG, f"larger than {size}, the most that is read")

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
-from sweep.space.sections import SchedulerSpec
-from sweep.space.spec import SEED
+from sweep.space.spec import SEED, SchedulerSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS
 
 SCHEMA_VERSION = 1

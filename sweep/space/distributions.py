@@ -1,125 +1,117 @@
-"""The five ways in which a search space gives values to a key.
+"""The five ways in which a search space gives values to a key, and the pydantic types that read them.
 
 A distribution maps a number in [0, 1) to a value and draws nothing itself: the plan hashes (sample_seed, key, draw) to
-that number, so a draw depends on neither the order of keys, nor the platform, nor the Python version.
+that number, so a draw depends on neither the order of keys, nor the platform, nor the Python version. Types and limits
+are those that TrainConfig declares, so a limit there is the limit of every search space and of its schema.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-Value = str | int | float | bool | None
+from annotated_types import BaseMetadata, Gt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    TypeAdapter,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic_core import core_schema
 
+from fairface_core.backbones import BACKBONES
+from fairface_core.config import TrainConfig, absolute_path
+from fairface_core.errors import shown
+from sweep.space.yaml_nodes import core_scalar
+
+SEED, BACKBONE, BUDGET = "seed", "backbone", "epochs"
 # Draws of a float keep this many significant digits: enough for any hyperparameter, and few enough that a last-bit
 # difference between two C libraries' exp() cannot give two trial ids.
 SIGNIFICANT_DIGITS = 6
 
 
-class Distribution(Protocol):
-    """What the plan needs of a distribution."""
+@dataclass(frozen=True)
+class Distribution:
+    """What gives a key its values.
 
+    Attributes:
+        values: The values of a list; the low and the high end of a range.
+        repeated: By its place in the file, each value that a grid names once more and that is left out.
+    """
+
+    values: tuple[Any, ...]
+    repeated: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
     kind: ClassVar[str]
 
-    def at(self, fraction: float) -> Value:
-        """Return the value at a fraction in [0, 1) of the distribution's range."""
+    def at(self, fraction: float) -> Any:
+        """Return the value at a fraction in [0, 1) of the list or range."""
+        return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the distribution as a search space writes it."""
+        return {self.kind: list(self.values)}
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(Distribution):
     """Every value, each with every value of the other grids."""
 
-    values: tuple[Any, ...]
-    kind: ClassVar[str] = "grid"
-
-    def at(self, fraction: float) -> Value:
-        """Return the value at a fraction in [0, 1) of the list."""
-        return self.values[_index(fraction, len(self.values))]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the distribution as a search space writes it."""
-        return {self.kind: list(self.values)}
+    kind = "grid"
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Distribution):
     """One value per draw, each equally likely."""
 
-    values: tuple[Any, ...]
-    kind: ClassVar[str] = "choice"
-
-    def at(self, fraction: float) -> Value:
-        """Return the value at a fraction in [0, 1) of the list."""
-        return self.values[_index(fraction, len(self.values))]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the distribution as a search space writes it."""
-        return {self.kind: list(self.values)}
+    kind = "choice"
 
 
-@dataclass(frozen=True)
-class Uniform:
+class Uniform(Distribution):
     """One float per draw from [low, high)."""
 
-    low: float
-    high: float
-    kind: ClassVar[str] = "uniform"
+    kind = "uniform"
 
-    def at(self, fraction: float) -> Value:
+    def at(self, fraction: float) -> float:
         """Return `low + fraction * (high - low)`, rounded to `SIGNIFICANT_DIGITS`."""
-        return _rounded(self.low + fraction * (self.high - self.low), self.low, self.high)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the distribution as a search space writes it."""
-        return {self.kind: [self.low, self.high]}
+        low, high = self.values
+        return min(max(float(f"{low + fraction * (high - low):.{SIGNIFICANT_DIGITS}g}"), low), high)
 
 
-@dataclass(frozen=True)
-class LogUniform:
+class LogUniform(Distribution):
     """One float per draw from [low, high), whose logarithm is uniform; 0 < low."""
 
-    low: float
-    high: float
-    kind: ClassVar[str] = "loguniform"
+    kind = "loguniform"
 
-    def at(self, fraction: float) -> Value:
+    def at(self, fraction: float) -> float:
         """Return `low * (high / low) ** fraction`, rounded to `SIGNIFICANT_DIGITS`."""
-        log_low, log_high = math.log(self.low), math.log(self.high)
-        return _rounded(math.exp(log_low + fraction * (log_high - log_low)), self.low, self.high)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the distribution as a search space writes it."""
-        return {self.kind: [self.low, self.high]}
+        (low, high), (log_low, log_high) = self.values, map(math.log, self.values)
+        value = math.exp(log_low + fraction * (log_high - log_low))
+        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
 
 
-@dataclass(frozen=True)
-class RandInt:
+class RandInt(Distribution):
     """One whole number per draw from low, low + 1, ..., high - 1, as `randint` of Ray Tune, NumPy and torch."""
 
-    low: int
-    high: int
-    kind: ClassVar[str] = "randint"
+    kind = "randint"
 
-    def at(self, fraction: float) -> Value:
+    def at(self, fraction: float) -> int:
         """Return the whole number at a fraction in [0, 1) of the range."""
-        return self.low + _index(fraction, self.high - self.low)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the distribution as a search space writes it."""
-        return {self.kind: [self.low, self.high]}
+        low, high = self.values
+        return min(low + int(fraction * (high - low)), high - 1)
 
 
-LISTS: dict[str, type[Grid] | type[Choice]] = {"grid": Grid, "choice": Choice}
-RANGES: dict[str, type[Uniform] | type[LogUniform] | type[RandInt]] = {
-    "uniform": Uniform,
-    "loguniform": LogUniform,
-    "randint": RandInt,
-}
-KINDS = (*LISTS, *RANGES)
+LISTS: tuple[type[Distribution], ...] = (Grid, Choice)
+RANGES: tuple[type[Distribution], ...] = (Uniform, LogUniform, RandInt)
+KINDS = tuple(form.kind for form in (*LISTS, *RANGES))
 
 
 def num_values(distribution: Distribution) -> int:
@@ -127,10 +119,108 @@ def num_values(distribution: Distribution) -> int:
     return len(distribution.values) if isinstance(distribution, Grid) else 1
 
 
-def _index(fraction: float, length: int) -> int:
-    return min(int(fraction * length), length - 1)
+class Keys(BaseModel):
+    """A mapping whose keys are all known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def _rounded(value: float, low: float, high: float) -> float:
-    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-    return min(max(rounded, low), high)
+def optional(kind: Any, **options: Any) -> Any:
+    """Return the definition of a key that may be absent, for `mapping_of`."""
+    return kind, Field(default_factory=lambda: None, **options)
+
+
+def mapping_of(title: str, fields: dict[str, Any]) -> GetPydanticSchema:
+    """Return the mark of a dict that has no other keys and keeps those that were given, in their order.
+
+    Args:
+        title: Name of the mapping in the JSON Schema.
+        fields: Key to pydantic field definition, such as `optional` returns.
+    """
+    model = create_model(title, __base__=Keys, **fields)
+
+    def given(value: Any, check: Callable[[Any], Any]) -> dict[str, Any]:
+        checked = check(value)
+        return {key: getattr(checked, key) for key in value}
+
+    wrapped, as_it_is = core_schema.no_info_wrap_validator_function, core_schema.simple_ser_schema("any")
+    return GetPydanticSchema(lambda _, handler: wrapped(given, handler.generate_schema(model), serialization=as_it_is))
+
+
+def value_type(key: str) -> Any:
+    """Return the type of one value of a TrainConfig field: numbers may be quoted, paths are made absolute."""
+    declared, kinds = TrainConfig.model_fields[key], _kinds(key)
+    marks: list[Any] = [*declared.metadata, AfterValidator(partial(_with_absolute_path, key))]
+    if kinds & {int, float}:
+        marks.append(BeforeValidator(_number))
+    if bool in kinds:
+        marks.append(WithJsonSchema({"enum": [True, False, "yes", "no", "on", "off"]}))
+    if tuple in kinds:
+        listed = BeforeValidator(lambda value: [value] if isinstance(value, str) else value, str | list[str])
+        marks.append(listed)
+    return Annotated[(Literal[tuple(BACKBONES)] if key == BACKBONE else declared.annotation, *marks)]
+
+
+def distribution_type(key: str, *, grid_only: bool = False) -> Any:
+    """Return the type of a mapping such as `{grid: [1e-4, 3e-4]}` for a TrainConfig field."""
+    kinds = _kinds(key)
+    values: Any = Annotated[types.GenericAlias(list, (value_type(key),)), Field(min_length=1)]
+    forms = {} if grid_only else {Choice.kind: optional(Annotated[values, AfterValidator(lambda v: Choice(tuple(v)))])}
+    forms = {Grid.kind: optional(Annotated[values, AfterValidator(_grid)]), **forms}
+    if kinds & {int, float} and not grid_only:
+        forms |= {form.kind: optional(_range_type(key, form)) for form in (RANGES if float in kinds else (RandInt,))}
+
+    def check_size(given: Any) -> Any:
+        if isinstance(given, dict) and len(given) != 1:
+            raise ValueError(f"holds {shown([*given])}; accepted: exactly one of {', '.join(forms)}")
+        return given
+
+    return Annotated[
+        dict[str, Any],
+        mapping_of(f"Values of {key}", forms),
+        BeforeValidator(check_size),
+        AfterValidator(lambda given: next(iter(given.values()))),
+        Field(json_schema_extra={"minProperties": 1, "maxProperties": 1}),
+    ]
+
+
+def _range_type(key: str, form: type[Distribution]) -> Any:
+    limits = [mark for mark in TrainConfig.model_fields[key].metadata if isinstance(mark, BaseMetadata)]
+    limits += [Gt(0)] if form is LogUniform else []
+    low_type: Any = Annotated[(int if form is RandInt else float, *limits, BeforeValidator(_number))]
+    high_type: Any = Annotated[int, BeforeValidator(_number)] if form is RandInt else low_type
+
+    def check(ends: tuple[Any, Any]) -> Distribution:
+        low, high = ends
+        if low >= high:
+            raise ValueError("accepted: [low, high] with low < high (for one value, a grid)")
+        # Every limit of TrainConfig is an interval, so both ends stand for all that lies between them.
+        TypeAdapter(low_type).validate_python(high - 1 if form is RandInt else high)
+        return form(ends)
+
+    return Annotated[tuple[low_type, high_type], AfterValidator(check)]
+
+
+def _grid(values: list[Any]) -> Grid:
+    first = {value: i for i, value in reversed([*enumerate(values)])}
+    return Grid(tuple(dict.fromkeys(values)), {i: value for i, value in enumerate(values) if first[value] != i})
+
+
+def _kinds(key: str) -> set[Any]:
+    """Return the types that a field takes, without their arguments."""
+    annotation = TrainConfig.model_fields[key].annotation
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return {typing.get_origin(kind) or kind for kind in (typing.get_args(annotation) if is_union else (annotation,))}
+
+
+def _number(value: Any) -> Any:
+    value = core_scalar(value.strip()) if isinstance(value, str) else value
+    if isinstance(value, bool):
+        raise ValueError("accepted: a number")
+    return value
+
+
+def _with_absolute_path(key: str, value: Any) -> Any:
+    if isinstance(value, tuple):  # of folders; a trial runs in a working folder of its own
+        return tuple(str(Path(path).expanduser().absolute()) for path in value)
+    return absolute_path(key, value)

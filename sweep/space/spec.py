@@ -1,7 +1,7 @@
-"""SweepSpec: what a search space asks for, once every key and value of it was checked (sweep/space/load.py does that).
+"""The one model of a search space: what its keys may hold, as pydantic reads it and as JSON Schema tells editors.
 
 Nothing here knows a hyperparameter by name but the seed, over which a sweep averages, and the backbone, which has
-overrides of its own.
+overrides of its own. What may be swept is what TrainConfig declares tunable.
 """
 
 from __future__ import annotations
@@ -9,56 +9,237 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
+from pydantic.json_schema import GenerateJsonSchema
 
-from fairface_core.config import TrainConfig, identity_fields
-from sweep.space.distributions import Distribution, Grid
-from sweep.space.scalars import shown
-from sweep.space.sections import FailureSpec, ResourceSpec, SchedulerSpec
+from fairface_core.backbones import BACKBONES
+from fairface_core.config import TrainConfig, identity_fields, tunable_fields
+from fairface_core.errors import shown
+from sweep.space.distributions import (
+    BACKBONE,
+    BUDGET,
+    SEED,
+    Distribution,
+    Grid,
+    Keys,
+    distribution_type,
+    mapping_of,
+    optional,
+    value_type,
+)
 
-SEED, BACKBONE, BUDGET = "seed", "backbone", "epochs"
+# Fields that the sweep itself sets, and what to use instead.
+RESERVED = {
+    "root": "give data: {root: DIR} or --root DIR",
+    "out_dir": "each trial has its own folder; give --storage and --name",
+    "results_csv": "the sweep writes benchmark_results.csv into its run folder",
+    "resume": "give --resume on the command line",
+    "cache_dir": "set the environment variable FAIRFACE_CACHE_DIR",
+}
+# TrainConfig fields that say which images the trials see. The limits are found by their prefix.
+_DATA = ("train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image", "drop_duplicates")
+DATA_FIELDS = tuple(name for name in TrainConfig.model_fields if name in _DATA or name.startswith("limit_"))
+_NAME = re.compile(r"(?!.*\.\.)[^\W_](?:[\w .+-]{0,98}[\w+-])?")
+_DURATION = r"^([0-9]+(?:\.[0-9]+)?) ?(s|m|h|d)$"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_YEAR = 365 * _SECONDS["d"]
 
 
-class SweepSpec(BaseModel):
-    """What a search space asks for, checked.
+def _that(holds: Callable[[Any], object], accepted: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(accepted)
+        return value
+
+    return AfterValidator(check)
+
+
+def _seconds(value: Any) -> Any:
+    found = re.match(_DURATION, value) if isinstance(value, str) else None
+    value = float(found[1]) * _SECONDS[found[2]] if found else value
+    if value is None or value == "off":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _YEAR:
+        raise ValueError("accepted: a time such as 90s, 15m or 2h, or off")
+    return float(value)
+
+
+def _key(key: str, kind: Any) -> Any:
+    return optional(kind, description=(TrainConfig.model_fields[key].description or "").replace("%%", "%"))
+
+
+def _own(key: str) -> Any:
+    """Return the type of what one backbone has of its own: a plain value is a grid of one."""
+    single: Any = Annotated[value_type(key), AfterValidator(lambda value: Grid((value,)))]
+    return single | distribution_type(key) if key in tunable_fields() else single
+
+
+# Arguments of fairface_core.demo.folder.demo_root.
+_LIMITS = {"num_train": (18, 10**6), "num_val": (18, 10**6), "image_px": (16, 1024), "seed": (0, 2**32 - 1)}
+DEMO_SIZES = {k: optional(Annotated[int, Field(ge=low, le=high, strict=True)]) for k, (low, high) in _LIMITS.items()}
+_FIXED = [key for key in TrainConfig.model_fields if key not in RESERVED]
+SHARED = (SEED, BACKBONE, BUDGET, *DATA_FIELDS)  # alike for all backbones
+_Name = Annotated[
+    str,
+    _that(_NAME.fullmatch, "accepted: up to 100 letters, digits, spaces and ._+- that begin with a letter or digit"),
+    Field(json_schema_extra={"pattern": r"^(?![\s._+-])(?!.*\.\.)[^/\\]{1,100}$"}),
+]
+_Folder = Annotated[
+    str,
+    _that(str.strip, "accepted: a folder, or null to give --root DIR later"),
+    AfterValidator(lambda value: str(Path(value).expanduser().absolute())),  # trials run in a folder of their own
+]
+_Demo = Annotated[
+    Annotated[dict[str, int], mapping_of("Demo", DEMO_SIZES)] | bool | None,
+    AfterValidator(lambda value: {} if value is True or value is None else None if value is False else value),
+]
+_Data = mapping_of(
+    "Data",
+    {
+        "root": optional(_Folder | None, description="data folder; --root fills it"),
+        "demo": optional(_Demo, description="draws faces instead"),
+        **{key: _key(key, value_type(key)) for key in DATA_FIELDS},
+    },
+)
+_Space = mapping_of(
+    "Space", {k: _key(k, distribution_type(k, grid_only=k in (SEED, BACKBONE))) for k in sorted(tunable_fields())}
+)
+_Own = mapping_of("Own", {key: _key(key, _own(key)) for key in _FIXED if key not in SHARED})
+_OwnOrNull = Annotated[dict[str, Any], _Own, BeforeValidator(lambda own: {} if own is None else own)]
+_PerBackbone = mapping_of("PerBackbone", {name: optional(_OwnOrNull) for name in BACKBONES})
+_Fixed = mapping_of("Fixed", {key: _key(key, value_type(key)) for key in _FIXED})
+_GROUPABLE: Any = Literal[tuple(sorted(tunable_fields() - {SEED}))]
+_Groupable = GetPydanticSchema(lambda _, handler: handler.generate_schema(_GROUPABLE))
+_Seconds = Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0, le=_YEAR)] | Literal["off"] | None
+_Cpus = Annotated[float, Field(ge=0.01, le=4096)]
+_Gpus = Annotated[
+    Annotated[float, Field(ge=0, le=1)] | Literal["auto"],
+    # Ray counts resources in 1/10,000.
+    AfterValidator(lambda value: value if value == "auto" else round(float(value), 4)),
+]
+
+
+class _Section(Keys):
+    model_config = ConfigDict(strict=True)
+
+
+class SchedulerSpec(_Section):
+    """When a trial is stopped early."""
+
+    kind: Literal["asha", "fifo"] = Field(
+        default="asha", description="asha stops what falls behind; fifo stops nothing"
+    )
+    group_by: Annotated[str, _Groupable] = Field(
+        default=BACKBONE, description="trials are compared with those that share the value of this key only"
+    )
+    grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before it has trained this many epochs")
+    reduction_factor: float = Field(
+        default=3.0, ge=2, le=1000, description="about one in this many goes on at each rung"
+    )
+    explore_seeds: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default="all", description="how many seeds, in the order of the space, take part in the exploration"
+    )
+    confirm: bool = Field(default=True, description="run each group's best configuration in full for all seeds")
+
+
+class BackboneResources(_Section):
+    """What a trial of one backbone needs; None takes the value of all trials."""
+
+    cpu: _Cpus | None = None
+    gpu: _Gpus | None = None
+
+
+class ResourceSpec(_Section):
+    """What a trial needs."""
+
+    cpu: _Cpus = Field(default=1.0, description="CPUs per trial; Ray's logical ones, so fractions are fine")
+    gpu: _Gpus = Field(default="auto", description="GPUs per trial, 0 to 1; auto is 1 where there is a GPU, else 0")
+    per_backbone: Annotated[
+        dict[str, BackboneResources], mapping_of("Needs", dict.fromkeys(BACKBONES, optional(BackboneResources)))
+    ] = Field(default={}, description="other needs of single backbones")
+    max_concurrent: Annotated[int, Field(ge=1)] | None = Field(default=None, description="most trials at a time")
+
+
+class FailureSpec(_Section):
+    """What happens to a trial that crashes or hangs."""
+
+    max_retries: int = Field(default=2, ge=0, le=100, description="further tries, each from the trial's last state")
+    stall_timeout_s: Annotated[float | None, BeforeValidator(_seconds, _Seconds)] = Field(
+        default=900.0,
+        alias="stall_timeout",
+        description="silence after which a trial is killed: 90s, 15m, 2h, seconds or off",
+    )
+
+
+def _with_null(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema what `SpaceFile` does: a key without a value is absent, and `space` must not be."""
+    properties = schema["properties"]
+    properties |= {key: {"anyOf": [told, {"type": "null"}]} for key, told in properties.items() if key != "space"}
+    schema["required"] = ["space"]
+
+
+class SpaceFile(Keys):
+    """The keys of a search space."""
+
+    model_config = ConfigDict(json_schema_extra=_with_null)
+
+    name: _Name | None = Field(
+        default=None, description="the run folder is <storage>/<name>; without a name <file stem>-<date>-<time>"
+    )
+    data: Annotated[
+        dict[str, Any],
+        _Data,
+        _that(lambda data: None in (data.get("root"), data.get("demo")), "accepted: root or demo, not both"),
+        BeforeValidator(
+            lambda v: {"demo": {}} if v == "demo" else v, Annotated[dict[str, Any], _Data] | Literal["demo"]
+        ),
+    ] = Field(default={}, description="the images: a folder or drawn faces, and policies")
+    space: Annotated[
+        dict[str, Distribution],
+        _Space,
+        _that(len, "names no key, so there is nothing to sweep; write space: {lr: {grid: [1e-4, 3e-4]}}"),
+    ] = Field(default={}, validate_default=True, description="what is varied", json_schema_extra={"minProperties": 1})
+    per_backbone: Annotated[dict[str, dict[str, Distribution]], _PerBackbone] = Field(
+        default={}, description="values that one backbone has of its own"
+    )
+    fixed: Annotated[dict[str, Any], _Fixed] = Field(default={}, description="one value for every trial")
+    num_samples: int = Field(default=1, ge=1, strict=True, description="draws for each combination of the grids")
+    sample_seed: int = Field(default=0, ge=0, strict=True, description="seed of the draws")
+    scheduler: SchedulerSpec = SchedulerSpec()
+    resources: ResourceSpec = ResourceSpec()
+    failures: FailureSpec = FailureSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+@cache
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a search space, which is not to be changed."""
+    return {"$schema": GenerateJsonSchema.schema_dialect, **SpaceFile.model_json_schema()}
+
+
+class SweepSpec(SpaceFile):
+    """What a search space asks for, checked (sweep/space/load.py does that).
 
     Attributes:
         path: The YAML file.
         text: Its text, as it stands in the file.
         overrides: What the command line changed, as typed: `--set fixed.epochs=3`.
-        name: Name of the run folder; None for `<file stem>-<date>-<time>`.
-        data: `root` (absolute path or None), `demo` (None, or a dict of sizes for the built-in faces), and the data
-            policies that were set, by TrainConfig field.
-        space: TrainConfig field to distribution.
-        per_backbone: Backbone to field to distribution; a grid of one value for a plain value.
-        fixed: TrainConfig field to value.
-        num_samples: Draws for each combination of the grids.
-        sample_seed: Seed of the draws.
-        scheduler: When trials are stopped.
-        resources: What a trial needs.
-        failures: What happens to one that crashes or hangs.
         notes: What a reader should know before the sweep starts, one line each.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     path: Path
     text: str
     overrides: tuple[str, ...] = ()
-    name: str | None = None
-    data: dict[str, Any] = {}
-    space: dict[str, Any] = {}
-    per_backbone: dict[str, dict[str, Any]] = {}
-    fixed: dict[str, Any] = {}
-    num_samples: int = 1
-    sample_seed: int = 0
-    scheduler: SchedulerSpec = SchedulerSpec()
-    resources: ResourceSpec = ResourceSpec()
-    failures: FailureSpec = FailureSpec()
     notes: tuple[str, ...] = ()
 
     @property

@@ -13,9 +13,9 @@ from sweep.space.distributions import Choice, Distribution, Grid, LogUniform, Ra
 DISTRIBUTIONS = st.one_of(
     st.lists(st.integers() | st.text(max_size=3), min_size=1, max_size=9).map(lambda v: Grid(tuple(v))),
     st.lists(st.floats(0, 1), min_size=1, max_size=9).map(lambda v: Choice(tuple(v))),
-    st.tuples(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3)).map(lambda v: Uniform(v[0], v[0] + v[1])),
-    st.tuples(st.floats(1e-9, 1e3), st.floats(1.1, 1e3)).map(lambda v: LogUniform(v[0], v[0] * v[1])),
-    st.tuples(st.integers(-1000, 1000), st.integers(1, 1000)).map(lambda v: RandInt(v[0], v[0] + v[1])),
+    st.tuples(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3)).map(lambda v: Uniform((v[0], v[0] + v[1]))),
+    st.tuples(st.floats(1e-9, 1e3), st.floats(1.1, 1e3)).map(lambda v: LogUniform((v[0], v[0] * v[1]))),
+    st.tuples(st.integers(-1000, 1000), st.integers(1, 1000)).map(lambda v: RandInt((v[0], v[0] + v[1]))),
 )
 
 
@@ -28,8 +28,8 @@ def test_a_draw_lies_in_its_distribution(distribution: Distribution, fraction: f
         assert distribution.at(0) == distribution.values[0]
     elif isinstance(distribution, RandInt):
         assert isinstance(value, int)
-        assert distribution.low <= value < distribution.high
+        assert distribution.values[0] <= value < distribution.values[1]
     else:
         assert isinstance(distribution, Uniform | LogUniform)
-        assert distribution.low <= value <= distribution.high
+        assert distribution.values[0] <= value <= distribution.values[1]
     assert json.loads(json.dumps(distribution.to_json())) == distribution.to_json()
