@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fairface_core.config import validation_problem
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
 from sweep.space.spec import SEED, SchedulerSpec
@@ -91,7 +92,7 @@ class Plan(BaseModel):
             plan = cls.model_validate(value)
         except ValidationError as error:
             lines = [
-                f"{where}: {'.'.join(map(str, item['loc']))} = {item['input']!r:.60}: {item['msg']}"
+                f"{where}: {validation_problem('.'.join(map(str, item['loc'])), item)}"
                 for item in itertools.islice(error.errors(), MAX_PROBLEMS)
             ]
             raise ConfigError(lines) from error

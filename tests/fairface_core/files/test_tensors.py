@@ -237,7 +237,7 @@ def billion_laughs() -> list[Any]:
         ({"train_csv": "/etc/passwd"}, "names train_csv = '/etc/passwd', which is not below the data folder; "),
         ({"val_csv": "a/../../../secret.csv"}, "names val_csv = 'a/../../../secret.csv', which is not below"),
         ({"val_csv": "~/secret.csv"}, "names val_csv = '~/secret.csv', which is not below the data folder; give --val_csv"),
-        ({"img_col": ["file"]}, "img_col = a list"),
+        ({"img_col": ["file"]}, "img_col = ['file']"),
         ({"protocol": "x" * 10_000}, "protocol = 'xxx"),
     ],
 )  # fmt: skip
