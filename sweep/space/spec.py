@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPyda
 from pydantic.json_schema import GenerateJsonSchema
 
 from fairface_core.backbones import BACKBONES
-from fairface_core.config import TrainConfig, identity_fields, tunable_fields
+from fairface_core.config import TrainConfig, data_fields, identity_fields, tunable_fields
 from fairface_core.errors import shown
 from sweep.space.distributions import (
     BACKBONE,
@@ -42,9 +42,7 @@ RESERVED = {
     "resume": "give --resume on the command line",
     "cache_dir": "set the environment variable FAIRFACE_CACHE_DIR",
 }
-# TrainConfig fields that say which images the trials see. The limits are found by their prefix.
-_DATA = ("train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image", "drop_duplicates")
-DATA_FIELDS = tuple(name for name in TrainConfig.model_fields if name in _DATA or name.startswith("limit_"))
+DATA_FIELDS = tuple(key for key in data_fields() if key not in RESERVED)
 _NAME = re.compile(r"(?!.*\.\.)[^\W_](?:[\w .+-]{0,98}[\w+-])?")
 _DURATION = r"^([0-9]+(?:\.[0-9]+)?) ?(s|m|h|d)$"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
