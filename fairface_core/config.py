@@ -220,7 +220,8 @@ def validation_problem(name: str, item: Mapping[str, Any]) -> str:
         name: What the person who wrote the value calls it.
         item: One of `ValidationError.errors()`.
     """
-    message, value = item["msg"].removeprefix("Value error, "), item["input"]
+    message = item["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
+    value = item["input"]
     hint = ""
     if item["type"] == "literal_error" and isinstance(value, str):
         hint = nearest(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))

@@ -190,6 +190,11 @@ def _range_type(key: str, form: type[Distribution]) -> Any:
     low_type: Any = Annotated[(int if form is RandInt else float, *limits, BeforeValidator(_number))]
     high_type: Any = Annotated[int, BeforeValidator(_number)] if form is RandInt else low_type
 
+    def check_form(ends: Any) -> Any:
+        if not isinstance(ends, list) or len(ends) != 2:
+            raise ValueError("accepted: [low, high]")
+        return ends
+
     def check(ends: tuple[Any, Any]) -> Distribution:
         low, high = ends
         if low >= high:
@@ -198,7 +203,7 @@ def _range_type(key: str, form: type[Distribution]) -> Any:
         TypeAdapter(low_type).validate_python(high - 1 if form is RandInt else high)
         return form(ends)
 
-    return Annotated[tuple[low_type, high_type], AfterValidator(check)]
+    return Annotated[tuple[low_type, high_type], AfterValidator(check), BeforeValidator(check_form)]
 
 
 def _grid(values: list[Any]) -> Grid:

@@ -343,5 +343,6 @@ def test_the_flags_are_frozen() -> None:
     flags = {word for action in make_parser()._actions for word in action.option_strings if word.startswith("--")}
     assert flags == {
         "--help", "--space", "--root", "--protocol", "--on-bad-image", "--drop-duplicates", "--set", "--scheduler", "--name", "--storage", "--gpus-per-trial",
-        "--cpus-per-trial", "--max-concurrent", "--address", "--dry-run", "--resume", "--force", "--yes", "--debug",
+        "--cpus-per-trial", "--max-concurrent", "--address", "--dry-run", "--resume", "--force", "--yes", "--print-schema",
+        "--debug",
     }  # fmt: skip

@@ -29,7 +29,7 @@ def nested(levels: int) -> Any:
     ("change", "problem"),
     [
         ({"schema_version": 2}, "plan.json: schema_version = 2; this program reads 1"),
-        ({"trials": "many"}, "plan.json: trials = 'many': input should be a valid tuple"),
+        ({"trials": "many"}, "plan.json: trials = 'many': input should be a valid list"),
         ({"extra": 1}, "plan.json: extra = 1: extra inputs are not permitted"),
         ({"space": {"a": nested(50_000)}}, "plan.json: is nested deeper than any plan; the file is damaged"),
         ({"epochs": 0}, "plan.json: epochs = 0: input should be greater than or equal to 1"),
