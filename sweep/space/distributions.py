@@ -109,9 +109,8 @@ class RandInt(Distribution):
         return min(low + int(fraction * (high - low)), high - 1)
 
 
-LISTS: tuple[type[Distribution], ...] = (Grid, Choice)
 RANGES: tuple[type[Distribution], ...] = (Uniform, LogUniform, RandInt)
-KINDS = tuple(form.kind for form in (*LISTS, *RANGES))
+KINDS = (Grid.kind, Choice.kind, *(form.kind for form in RANGES))
 
 
 def num_values(distribution: Distribution) -> int:
@@ -156,8 +155,7 @@ def value_type(key: str) -> Any:
     if bool in kinds:
         marks.append(WithJsonSchema({"enum": [True, False, "yes", "no", "on", "off"]}))
     if tuple in kinds:
-        listed = BeforeValidator(lambda value: [value] if isinstance(value, str) else value, str | list[str])
-        marks.append(listed)
+        marks.append(BeforeValidator(lambda given: [given] if isinstance(given, str) else given, str | list[str]))
     return Annotated[(Literal[tuple(BACKBONES)] if key == BACKBONE else declared.annotation, *marks)]
 
 

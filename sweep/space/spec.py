@@ -115,6 +115,7 @@ _Fixed = mapping_of("Fixed", {key: _key(key, value_type(key)) for key in _FIXED}
 _GROUPABLE: Any = Literal[tuple(sorted(tunable_fields() - {SEED}))]
 _Groupable = GetPydanticSchema(lambda _, handler: handler.generate_schema(_GROUPABLE))
 _Seconds = Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0, le=_YEAR)] | Literal["off"] | None
+_Seeds = Annotated[int, Field(ge=1)] | Literal["all"]
 _Cpus = Annotated[float, Field(ge=0.01, le=4096)]
 _Gpus = Annotated[
     Annotated[float, Field(ge=0, le=1)] | Literal["auto"],
@@ -130,19 +131,11 @@ class _Section(Keys):
 class SchedulerSpec(_Section):
     """When a trial is stopped early."""
 
-    kind: Literal["asha", "fifo"] = Field(
-        default="asha", description="asha stops what falls behind; fifo stops nothing"
-    )
-    group_by: Annotated[str, _Groupable] = Field(
-        default=BACKBONE, description="trials are compared with those that share the value of this key only"
-    )
+    kind: Literal["asha", "fifo"] = Field(default="asha", description="asha stops what falls behind; fifo nothing")
+    group_by: Annotated[str, _Groupable] = Field(default=BACKBONE, description="trials are compared at one value of it")
     grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before it has trained this many epochs")
-    reduction_factor: float = Field(
-        default=3.0, ge=2, le=1000, description="about one in this many goes on at each rung"
-    )
-    explore_seeds: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default="all", description="how many seeds, in the order of the space, take part in the exploration"
-    )
+    reduction_factor: float = Field(default=3.0, ge=2, le=1000, description="one in this many goes on at each rung")
+    explore_seeds: _Seeds = Field(default="all", description="how many seeds, the first of the space, explore")
     confirm: bool = Field(default=True, description="run each group's best configuration in full for all seeds")
 
 
@@ -169,9 +162,7 @@ class FailureSpec(_Section):
 
     max_retries: int = Field(default=2, ge=0, le=100, description="further tries, each from the trial's last state")
     stall_timeout_s: Annotated[float | None, BeforeValidator(_seconds, _Seconds)] = Field(
-        default=900.0,
-        alias="stall_timeout",
-        description="silence after which a trial is killed: 90s, 15m, 2h, seconds or off",
+        default=900.0, alias="stall_timeout", description="silence that ends a try: 90s, 15m, 2h, seconds or off"
     )
 
 
@@ -187,9 +178,7 @@ class SpaceFile(Keys):
 
     model_config = ConfigDict(json_schema_extra=_with_null)
 
-    name: _Name | None = Field(
-        default=None, description="the run folder is <storage>/<name>; without a name <file stem>-<date>-<time>"
-    )
+    name: _Name | None = Field(default=None, description="of the run folder; without one <file stem>-<date>-<time>")
     data: Annotated[
         dict[str, Any],
         _Data,
@@ -284,13 +273,8 @@ class SweepSpec(SpaceFile):
 
     def drawn(self) -> tuple[str, ...]:
         """Return the fields that are drawn at random for at least one backbone."""
-        keys = [
-            key
-            for backbone in self.backbones
-            for key, distribution in self.distributions(backbone).items()
-            if not isinstance(distribution, Grid)
-        ]
-        return tuple(dict.fromkeys(keys))
+        given = [item for backbone in self.backbones for item in self.distributions(backbone).items()]
+        return tuple(dict.fromkeys(key for key, distribution in given if not isinstance(distribution, Grid)))
 
     def run_name(self, now: datetime) -> str:
         """Return the name of the run folder."""
