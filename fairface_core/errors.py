@@ -126,7 +126,9 @@ def shown(value: object, limit: int = 80) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
-        return repr(value) if isinstance(value, float) or value.bit_length() < 256 else "a number of more than 70 digits"
+        return (
+            repr(value) if isinstance(value, float) or value.bit_length() < 256 else "a number of more than 70 digits"
+        )
     if isinstance(value, list) and len(value) <= 4 and not any(isinstance(item, list | dict) for item in value):
         return f"[{', '.join(shown(item, limit // 4) for item in value)}]"
     if isinstance(value, dict):
