@@ -11,6 +11,7 @@ from typing import Any
 
 from fairface_core.errors import ConfigError
 from fairface_core.files.folder import Folder, csv_bytes, is_remote, open_folder
+from fairface_core.trial.reports import best_name
 
 # The original script's columns, in its order: a contract. Other columns only ever follow.
 CONTRACT_COLUMNS = (
@@ -27,7 +28,7 @@ def benchmark_row(report: Mapping[str, Any], out_dir: str) -> dict[str, Any]:
     Sweep and one-off run share this function: one name, one meaning.
     """
     config, test, timing = report["config"], report["test_metrics"], report["timing"]
-    checkpoint = Folder(out_dir).uri_of(f"best_{config['backbone']}_seed{config['seed']}.pt")
+    checkpoint = Folder(out_dir).uri_of(best_name(config))
     return {
         "backbone": config["backbone"],
         "epochs": config["epochs"],

@@ -19,9 +19,8 @@ import torch
 from fairface_core.errors import CheckpointError, one_line
 from fairface_core.files.folder import Folder
 from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors
+from fairface_core.trial.reports import PREVIOUS_STATE, STATE, STATE_FILES
 
-STATE = "state.pt"
-PREVIOUS_STATE = "state.prev.pt"
 BEST = "best.pt"
 STATE_SCHEMA = 1
 
@@ -88,7 +87,7 @@ def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[
         CheckpointError: If states exist and none is whole, or they belong to another configuration or data set.
     """
     problems: list[str] = []
-    for name in (STATE, PREVIOUS_STATE):
+    for name in STATE_FILES:
         where = f"{folder.uri}/{name}"
         try:
             state = _read_state(folder.read(name, limit=MAX_BYTES), where)
@@ -120,8 +119,8 @@ def load_state(folder: Folder, *, config_digest: str, data_digest: str) -> dict[
 
 def remove_states(folder: Folder) -> None:
     """Delete the full states of a run that will not go on. Weights and reports stay."""
-    folder.remove(STATE)
-    folder.remove(PREVIOUS_STATE)
+    for name in STATE_FILES:
+        folder.remove(name)
 
 
 class _Writer(io.RawIOBase):

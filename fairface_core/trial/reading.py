@@ -18,7 +18,7 @@ from fairface_core.config import identity_fields
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import Folder, read_json
 from fairface_core.trial.benchmark_csv import CONTRACT_COLUMNS
-from fairface_core.trial.reports import EPOCH_FIGURES, REPORT_SCHEMA, EpochReport
+from fairface_core.trial.reports import REPORT_SCHEMA
 
 # The configuration that the contract columns of the benchmark CSV repeat.
 CONTRACT_FIELDS = tuple(name for name in CONTRACT_COLUMNS if name in identity_fields())
@@ -192,7 +192,7 @@ def read_history(folder: Folder) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the epochs of `history.csv` as numbers, up to the first row that is damaged.
 
     Returns:
-        One dict an epoch (`epoch` an int, every other column a float or None), and what was left out.
+        One dict an epoch (the two epochs an int, every other column a float or None), and what was left out.
     """
     try:
         text = folder.read("history.csv").decode()
@@ -209,7 +209,9 @@ def read_history(folder: Folder) -> tuple[list[dict[str, Any]], list[str]]:
                 return history, [
                     f"history.csv: the row of epoch {len(history) + 1} is damaged; later rows are left out"
                 ]
-            history.append({**values, "epoch": int(epoch)})
+            history.append(
+                {k: int(v) if k in ("epoch", "best_epoch") and v is not None else v for k, v in values.items()}
+            )
     except csv.Error:
         return history, [f"history.csv: damaged after epoch {len(history)}"]
     return history, []
@@ -266,20 +268,3 @@ def read_report(folder: Folder, expected: Mapping[str, Any]) -> tuple[dict[str, 
             del report[name]
             problems += faults_of(error, f"report.json: {name} left out", limit=1)
     return report, problems
-
-
-def read_epochs(folder: Folder) -> list[EpochReport]:
-    """Read `history.csv`; a row that is not whole ends it. Older ones lack `constant_mean_f1`.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-    """
-    history: list[EpochReport] = []
-    for row in csv.DictReader(io.StringIO(folder.read("history.csv").decode("utf-8", "replace"), newline="")):
-        try:
-            values: dict[str, Any] = {name: float(row[name]) for name in EPOCH_FIGURES if name in row}
-            values |= {name: int(row[name]) for name in ("epoch", "best_epoch")}
-            history.append(EpochReport(**values))
-        except (KeyError, TypeError, ValueError):
-            break
-    return history

@@ -17,11 +17,12 @@ from torch import Tensor
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import Data
 from fairface_core.errors import CheckpointError, TrainingDiverged
-from fairface_core.files.folder import Folder, read_json, write_json
+from fairface_core.files.folder import Folder, write_json
 from fairface_core.scoring.metrics import Logits
 from fairface_core.trial.benchmark_csv import benchmark_row, upsert_row
 from fairface_core.trial.checkpoint import load_state, remove_states, save_best, save_state
-from fairface_core.trial.reports import EpochReport, TrialReport
+from fairface_core.trial.reading import read_history, read_status
+from fairface_core.trial.reports import EpochReport, TrialReport, best_name
 from fairface_core.trial.writing import (
     build_report,
     config_facts,
@@ -84,18 +85,15 @@ class Recorder:
 
     def _load(self) -> Mapping[str, Any] | None:
         folder = self.folder
-        if folder.exists("status.json"):
-            status = read_json(folder, "status.json")
-            attempts = status.get("attempts") if isinstance(status, Mapping) else None
-            self._attempts = attempts if isinstance(attempts, int) else 1
+        self._attempts = read_status(folder)[0].attempts
         state = load_state(folder, config_digest=self.config.digest(), data_digest=self.data.digest)
-        epochs = len(folder.read("history.csv").splitlines()) - 1 if folder.exists("history.csv") else 0
-        if state is None and epochs > 1:
+        epochs, damages = read_history(folder)
+        if state is None and (len(epochs) > 1 or damages):
             raise CheckpointError(
                 f"{folder.uri}: epochs were trained here but their state.pt is gone; "
                 "bring it back, or delete the folder to train it anew"
             )
-        if state is None and epochs == 1:
+        if state is None and epochs:
             # A kill between the first history and the first state looks the same as a state that was removed then.
             warnings.warn(f"{folder.uri}: epoch 1 left no state.pt and is trained again", stacklevel=2)
         return state
@@ -123,8 +121,8 @@ class Recorder:
             eval_images_per_s: Measured on the test split.
         """
         config, folder, data = self.config, self.folder, self.data
-        alias = f"best_{config.backbone}_seed{config.seed}.pt"
-        save_best(folder, weights, config_facts(config), epoch, alias=alias)
+        facts = config_facts(config)
+        save_best(folder, weights, facts, epoch, alias=best_name(facts))
         write_confusions(folder, test[0], data.test)
         write_predictions(folder, {"val": (val[0], data.val), "test": (test[0], data.test)})
         self.report = build_report(

@@ -9,6 +9,8 @@ from typing import Any
 
 REPORT_SCHEMA = 1
 STATUS_SCHEMA = 1
+# The training state and the one before it. They stand here because a sweep's driver, which loads no torch, removes them.
+STATE, PREVIOUS_STATE = STATE_FILES = ("state.pt", "state.prev.pt")
 # What the best answer that is the same for every image would score: a column of history.csv.
 CONSTANT_KEY = "constant_mean_f1"
 
@@ -86,6 +88,11 @@ class TrialReport:
     def test_metrics(self) -> dict[str, float]:
         """Return `loss, age_acc, age_f1m, gen_acc, gen_f1m, mean_f1` on the test split, of the best epoch."""
         return dict(self.report["test_metrics"])
+
+
+def best_name(config: Mapping[str, Any]) -> str:
+    """Return the second name of `best.pt`, which tells it from those of other runs."""
+    return f"best_{config['backbone']}_seed{config['seed']}.pt"
 
 
 def skips(counts: object) -> str:

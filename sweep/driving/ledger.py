@@ -14,7 +14,7 @@ from typing import Any
 
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import Folder, write_json
-from fairface_core.trial.reports import EPOCH_FIGURES
+from fairface_core.trial.reports import EPOCH_FIGURES, STATE_FILES
 from fairface_core.trial.writing import write_status
 from sweep.driving.placement import Needs, Placement
 from sweep.driving.trials import AT_MOST_KEY, ERROR_FILE, Leg, Trial, open_trial
@@ -25,7 +25,6 @@ from sweep.policy.states import CONFIRM, DECISIONS_FILE, EXPLORE, Phase, RungDec
 from sweep.run_folder.records import RunRecord
 
 # What fairface_core.trial.checkpoint writes, without importing torch (a test holds them together).
-STATE_FILES = ("state.pt", "state.prev.pt")
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
 _WRITE_PAUSES_S = (0.5, 2.0, 8.0)
 # A trial that ran out of memory goes on with half as many images at a time, but not with fewer than so many: what does not

@@ -27,8 +27,7 @@ import fairface_core
 from fairface_core.config import TrainConfig, default_cache_dir, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError, TrainingDiverged
 from fairface_core.files.folder import open_folder
-from fairface_core.trial.reading import read_epochs
-from fairface_core.trial.reports import EpochReport
+from fairface_core.trial.reading import read_history
 from fairface_core.trial.writing import write_status
 
 # The seam: the function that trains, and the module that is asked before (beside it, where none is named).
@@ -133,9 +132,8 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
     print(f"{task.trial_id}: attempt {task.attempt}, process {os.getpid()}", flush=True)
     notes: list[str] = []
 
-    def on_epoch(epoch: EpochReport) -> None:
-        figures = dataclasses.asdict(epoch)
-        print(f"{task.trial_id}: epoch {epoch.epoch}, mean_f1 {epoch.mean_f1:.4f}", flush=True)
+    def tell(figures: dict[str, Any]) -> None:
+        print(f"{task.trial_id}: epoch {figures['epoch']}, mean_f1 {figures['mean_f1']:.4f}", flush=True)
         if notes:
             figures[NOTES_KEY] = notes.copy()
             notes.clear()
@@ -150,13 +148,14 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
             fit = seam(task.fit)
             _spare_imports()
             config = _config(task)
-            # `fit` keeps the number of attempts that it finds.
-            written = _epochs_on_disk(config)
+            # `fit` keeps the number of attempts that it finds, and may repeat the last epoch, with the same figures.
+            written, damages = read_history(open_folder(config.out_dir))
+            notes += damages
             write_status(open_folder(config.out_dir), "running", epochs_trained=len(written), attempts=task.attempt)
             # Otherwise a rung at such an epoch would never be asked.
-            for epoch in written[task.epochs_heard :]:
-                on_epoch(epoch)
-            fit(config, on_epoch=on_epoch)
+            for figures in written[task.epochs_heard :]:
+                tell(figures)
+            fit(config, on_epoch=lambda epoch: tell(dataclasses.asdict(epoch)))
         ending = Ending("completed")
     except Exception as error:  # noqa: BLE001 - the border of the process: whatever it is, the driver words it
         ending = classify(error)
@@ -200,13 +199,6 @@ def _config(task: Task) -> TrainConfig:
     root = {} if task.demo is None else {"root": str(demo_folder(task.demo))}
     config = make_config({**task.config, **root})
     return config if task.at_most is None else config.with_at_most(task.at_most)
-
-
-def _epochs_on_disk(config: TrainConfig) -> list[EpochReport]:
-    """Return the epochs in history.csv. `fit` may repeat the last one, with the same figures."""
-    with contextlib.suppress(FileNotFoundError):
-        return read_epochs(open_folder(config.out_dir))
-    return []
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fairface_core.trial.checkpoint import PREVIOUS_STATE, STATE
-from sweep.driving.ledger import STATE_FILES
+from fairface_core.trial.reports import STATE
 from sweep.policy.states import decisions_from_json
 from tests.sweep import fake_sweeps
 from tests.sweep.fake_sweeps import run_sweep, status_of
@@ -201,10 +200,6 @@ def test_a_resume_of_a_finished_sweep_runs_nothing(tmp_path: Path) -> None:
     run_sweep(tmp_path / "s", **SMALL)
     _, seen = run_sweep(tmp_path / "s", resume=True, **SMALL)
     assert (seen.began, seen.epochs) == ([], [])
-
-
-def test_state_files_are_those_of_the_core() -> None:
-    assert STATE_FILES == (STATE, PREVIOUS_STATE)
 
 
 def test_ray_stores_nothing_of_ours(tmp_path: Path) -> None:
