@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(config: TrainConfig) -> int:
     # Imported late: a wrong flag is told in milliseconds, not after torch has loaded.
     from fairface_core.dataset.prepare import prepare_data
+    from fairface_core.training.checks import check_config
     from fairface_core.training.fit import fit
-    from fairface_core.training.preparation import check_config
     from fairface_core.trial.reports import EpochReport
 
     check_config(config)

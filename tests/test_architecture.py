@@ -232,9 +232,7 @@ def test_the_report_needs_neither_ray_nor_torch() -> None:
 
 def test_a_driver_trains_nothing_and_loads_no_torch() -> None:
     """Also in the checks before the first trial: 2 s, and half of its memory."""
-    loaded = tops(
-        loaded_modules("import sweep.launch.session, sweep.driving.driver, fairface_core.training.preparation")
-    )
+    loaded = tops(loaded_modules("import sweep.launch.session, sweep.driving.driver, fairface_core.training.checks"))
     assert "ray" in loaded
     assert not loaded & {"torch", "torchvision"}
 

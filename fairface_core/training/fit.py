@@ -32,8 +32,8 @@ from fairface_core.model.weights import ensure_weights, file_digest
 from fairface_core.scoring.metrics import Logits, constant_mean_f1, split_metrics
 from fairface_core.training.augment import augment, draw_params
 from fairface_core.training.batches import train_batches
+from fairface_core.training.checks import check_config
 from fairface_core.training.inference import eval_batch_size, predict
-from fairface_core.training.preparation import check_config
 from fairface_core.training.seeding import derived_seed
 from fairface_core.trial.epoch_writer import EpochWriter
 from fairface_core.trial.recorder import Recorder

@@ -32,7 +32,7 @@ from fairface_core.trial.writing import write_status
 
 # The seam: the function that trains, and the module that is asked before (beside it, where none is named).
 FIT = "fairface_core.training.fit:fit"
-_CHECKS = {FIT: "fairface_core.training.preparation"}
+_CHECKS = {FIT: "fairface_core.training.checks"}
 # Key of a trial's last report to Ray; its value is an Ending as a dict.
 ENDING_KEY = "ending"
 NOTES_KEY = "notes"

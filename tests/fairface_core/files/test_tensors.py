@@ -21,7 +21,7 @@ from fairface_core.config import make_config
 from fairface_core.errors import CheckpointError, FairfaceError, WeightsError
 from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors
 from fairface_core.model.network import AgeGenderModel, build_model, load_weights
-from fairface_core.training.preparation import check_config
+from fairface_core.training.checks import check_config
 from fairface_core.trial.checkpoint import load_checkpoint
 
 GIB = 2**30
