@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import gpu, plain_tune, scale_model, sharing, startup, step, sweep_overhead
 from benchmarks.gpu_facts import covered
@@ -86,20 +87,36 @@ def test_step(capsys: pytest.CaptureFixture[str]) -> None:
         assert rows["step.mobilenet_v3_small.cuda.real/constant"]["ratio"] is None
 
 
-@pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")
 @pytest.mark.timeout(600)
-def test_gpu_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    rows = rows_of(gpu, [*TINY, "--no_original", "--out", str(out)], capsys)
-    name = "gpu.mobilenet_v3_small@32.cpu"
-    assert rows[f"{name}.bf16/default"]["ratio"] is None
-    assert rows[f"{name}.channels_first/default"]["ratio"] > 0
-    # torchvision counts 0.06 GMAC forward at 224 px; heads, backward and the smaller input leave this much.
-    assert 0.002 < rows[f"{name}.real/arithmetic_ceiling"]["gflop_per_image"] < 0.3
-    assert rows["gpu.augment.cuda-cpu"]["ratio"] is None
-    written = json.loads(out.read_text())
-    assert {row["name"] for row in written["rows"]} == set(rows)
-    assert written["machine"]["torch"]
+@pytest.mark.parametrize("stage", ["core", pytest.param("sweep", marks=pytest.mark.ray)])
+def test_the_acceptance_of_a_gpu_rehearses_without_one(stage: str, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a rehearsal for machines without a GPU")
+    assert gpu.main([stage, "--out", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / f"gpu-{stage}.json").read_text())
+    checks = {"core": "evaluate repeats report.json", "sweep": "every trial trained on the device"}
+    assert written["checks"][checks[stage]]["ok"]
+    assert (written["failed"], written["machine"]["gpu"]) == ([], None)
+    assert {row["name"] for row in written["rows"]} >= (
+        {"step.resnet18@48.cpu.real/constant", "gpu.resnet18@48.cpu.real/arithmetic_ceiling"}
+        if stage == "core"
+        else set()
+    )
+
+
+def test_a_check_that_fails_is_told_and_so_is_one_that_breaks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = gpu.Checks(tmp_path, [], 10)
+    checks.check("right", True, figure=1.5)
+    checks.check("wrong", False)
+    with checks.part("broken"):
+        raise RuntimeError("no kernel image")
+    checks.measured([Row("slow", 0.5, 0.95)])
+    assert checks.failed == ["wrong", "broken", *(["slow"] if torch.cuda.is_available() else [])]
+    printed = capsys.readouterr().out
+    assert "ok   right: figure 1.5" in printed
+    assert "FAIL broken: error RuntimeError: no kernel image, at test_benchmarks.py:" in printed
 
 
 @pytest.mark.skipif("not config.getoption('--runs')", reason="minutes long: starts Ray or whole runs; with --runs N")

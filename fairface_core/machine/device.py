@@ -71,7 +71,7 @@ def set_determinism(level: Literal["seeded", "strict", "off"]) -> None:
     `seeded`: fixed seeds, torch's default kernels. `strict`: deterministic kernels only; an operation that has none
     raises. `off`: cuDNN may time its kernels and float32 matrix products may use TF32.
     On the CPU all three give equal bits (tests/fairface_core/training/test_fit.py). On an H200 timing cuDNN's kernels gained
-    5 % for resnet50 and nothing for the other three, so `seeded` does without.
+    5 % for resnet50 in one run, lost 3 % in another, and changed nothing for the rest: `seeded` does without.
     """
     strict = level == "strict"
     # cuBLAS reads it once, when it starts: at every level, for a later run in this process may be a strict one.

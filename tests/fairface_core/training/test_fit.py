@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,36 @@ def test_a_run_resumed_after_an_epoch_equals_the_undisturbed_one(
     assert seen == list(range(epoch + 1, 4))
     assert results(tmp_path) == results(undisturbed)
     assert report.epochs_trained == 3
+
+
+@pytest.mark.parametrize("amp_dtype", ["bf16", "fp16"])
+def test_a_run_in_bfloat16_resumes_and_one_in_float16_is_float32_on_a_cpu(
+    undisturbed: Path, demo_root: Path, tmp_path: Path, amp_dtype: str
+) -> None:
+    """float16 needs a GPU; bfloat16 is what a CPU with AMX computes in."""
+    fit(config(demo_root, tmp_path / "whole", amp_dtype=amp_dtype))
+    with pytest.raises(Stop):
+        fit(config(demo_root, tmp_path / "parts", amp_dtype=amp_dtype), on_epoch=stop_after(1))
+    fit(config(demo_root, tmp_path / "parts", amp_dtype=amp_dtype, resume=True))
+    whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
+    assert whole == parts
+    is_float32 = whole["model"] == results(undisturbed)["model"]
+    expected = {"bf16": ("bfloat16", False), "fp16": ("float32", True)}[amp_dtype]
+    assert (whole["report"]["provenance"]["amp_dtype"], is_float32) == expected
+
+
+def test_a_state_without_a_scaler_resumes_with_one(undisturbed: Path, demo_root: Path, tmp_path: Path) -> None:
+    """Written in bfloat16, gone on from in float16 on a GPU that has no bfloat16."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    run = config(demo_root, tmp_path / "run", resume=True)
+    data = prepare_data(run)
+    recorder = Recorder(run, open_folder(run.out_dir), data)
+    state = recorder.start()
+    assert state is not None and state["scaler"] == {}
+    one = trainer._Run(run, recorder, EpochWriter(), torch.device("cpu"), data)
+    one.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    one.restore(state)
+    assert one.scaler.get_scale() == 65_536
 
 
 def test_a_second_run_in_one_process_equals_a_first_one(undisturbed: Path, demo_root: Path, tmp_path: Path) -> None:
