@@ -17,9 +17,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fairface_core.errors import ConfigError, shown
+
+# Fields that came after the first release: they enter digests only where they are set.
+_ADDED = frozenset({"margin", "cache_px"})
 
 
 def _field(
@@ -58,6 +61,9 @@ class TrainConfig(BaseModel):
     img_col: str = _field(
         "file", "image column of the CSVs; its usual other names are found by themselves", data="where"
     )
+    margin: Literal["0.25", "1.25"] | None = _field(
+        None, "margin around the face, where root holds both: 0.25 or 1.25", data="which"
+    )
     image_root: tuple[str, ...] = _field((), "further folders that images may lie in", identity=False, data="where")
     protocol: Literal["seed", "official"] = _field(
         "seed",
@@ -76,6 +82,9 @@ class TrainConfig(BaseModel):
     )
     limit_train: int | None = _field(None, "use this many training rows, stratified", tunable=True, data="which", ge=18)
     limit_val: int | None = _field(None, "use this many rows of the val CSV, stratified", data="which", ge=18)
+    cache_px: int | None = _field(
+        None, "side of the images in the cache, pixels; default: image_size, at most 224", data="where", ge=32, le=1024
+    )
     cache_dir: str | None = _field(
         None, "decoded-image cache; default $FAIRFACE_CACHE_DIR or ~/.cache/fairface", identity=False, data="where"
     )
@@ -122,6 +131,11 @@ class TrainConfig(BaseModel):
     )
     resume: bool = _field(False, "go on from the state in out_dir", identity=False)
 
+    @field_validator("margin", mode="before")
+    @classmethod
+    def _margin_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, float) else value
+
     @property
     def amp(self) -> bool:
         """Whether automatic mixed precision is asked for (it is used on CUDA only)."""
@@ -130,8 +144,15 @@ class TrainConfig(BaseModel):
     def digest(self) -> str:
         """Return 12 hex digits that change when, and only when, a result-changing field does."""
         names = identity_fields()
-        text = json.dumps({k: v for k, v in self.model_dump(mode="json").items() if k in names}, sort_keys=True)
+        values = {k: v for k, v in self.model_dump(mode="json").items() if k in names}
+        # Runs that were planned before a field existed keep their names.
+        values = {k: v for k, v in values.items() if not self.is_as_before(k)}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def is_as_before(self, name: str) -> bool:
+        """Whether a field that came later has its default, so that digests of older runs and data sets stand."""
+        return name in _ADDED and getattr(self, name) == TrainConfig.model_fields[name].default
 
     def replace(self, **changes: Any) -> TrainConfig:
         """Return a checked copy with some fields changed."""

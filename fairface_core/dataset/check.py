@@ -17,7 +17,8 @@ from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
 from fairface_core.dataset.rows import LabelFile, Rows, note_unreadable
 from fairface_core.errors import DataError, Problems
-from fairface_core.images.decode import ImageError, LargeImage, image_from_bytes, read_bytes
+from fairface_core.images.decode import ImageError, LargeImage, image_from_bytes
+from fairface_core.images.places import Raw, ahead, batches, bytes_of
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 SCHEMA_VERSION = 1
@@ -190,7 +191,7 @@ def _look_at_images(
 ) -> ImageSummary:
     files = (labels.train.rows, labels.val.rows)
     paths = list(dict.fromkeys(path for rows in files for path in rows.path if path))
-    seen = dict(zip(paths, _see_all(paths, max(1, config.num_workers), progress), strict=True))
+    seen = dict(_see_all(paths, max(1, config.num_workers), progress))
     if config.on_bad_image == "error":
         reasons = {path: fact.error for path, fact in seen.items() if fact.error}
         for rows in files:
@@ -225,32 +226,37 @@ def _look_at_images(
     )
 
 
-def _see_all(paths: list[str], num_workers: int, progress: Callable[[int, int], None] | None) -> Iterator[_Seen]:
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+def _see_all(
+    places: list[str], num_workers: int, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[str, _Seen]]:
     done = 0
     with ThreadPoolExecutor(num_workers) as pool:
-        for block, seen in zip(blocks, pool.map(_see_block, blocks), strict=True):
-            for path, fact in zip(block, seen, strict=True):
+        for block in ahead(pool, _see_block, batches(places, _BLOCK), 2 * num_workers):
+            for place, (fact, raw) in block.items():
                 # Large images are decoded here, one at a time, so that memory stays bounded.
-                fact = fact or _see(path, allow_large=True)
+                fact = fact or _see(place, raw, allow_large=True)
                 assert fact is not None
-                yield fact
+                yield place, fact
             done += len(block)
             if progress:
-                progress(done, len(paths))
+                progress(done, len(places))
 
 
-def _see_block(paths: list[str]) -> list[_Seen | None]:
-    return [_see(path, allow_large=False) for path in paths]
+def _see_block(block: list[tuple[str, Raw]]) -> dict[str, tuple[_Seen | None, Raw]]:
+    seen = {}
+    for place, raw in block:
+        fact = _see(place, raw, allow_large=False)
+        seen[place] = fact, raw if fact is None else None
+    return seen
 
 
-def _see(path: str, *, allow_large: bool) -> _Seen | None:
-    """Read and decode one file; None for a large image where those are not allowed."""
+def _see(place: str, given: Raw, *, allow_large: bool) -> _Seen | None:
+    """Decode one image; None for a large image where those are not allowed."""
     content = b""
     try:
-        raw = read_bytes(path)
+        raw = bytes_of(place, given)
         content = hashlib.sha256(raw).digest()
-        image, facts = image_from_bytes(raw, path, allow_large=allow_large)
+        image, facts = image_from_bytes(raw, place, allow_large=allow_large)
     except LargeImage:
         return None
     except ImageError as error:
@@ -302,7 +308,8 @@ def _identical(files: tuple[Rows, Rows], groups: list[list[tuple[int, int]]]) ->
 
 def _told(rows: Rows, row: int) -> str:
     label = f"{AGE_GROUPS[rows.age[row]]}, {GENDERS[rows.gender[row]]}"
-    return f"{rows.csv_name} line {rows.line[row]}: {rows.file[row]} ({label})"
+    where = "" if rows.in_parquet else f"{rows.csv_name} line {rows.line[row]}: "
+    return f"{where}{rows.file[row]} ({label})"
 
 
 def _notes(config: TrainConfig, manifest: Manifest | None, images: ImageSummary | None) -> Iterator[str]:
