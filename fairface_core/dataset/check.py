@@ -17,8 +17,8 @@ from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
 from fairface_core.dataset.rows import LabelFile, Rows, note_unreadable
 from fairface_core.errors import DataError, Problems
-from fairface_core.images.decode import ImageError, LargeImage, image_from_bytes
-from fairface_core.images.places import Raw, ahead, batches, bytes_of
+from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, image_from_bytes
+from fairface_core.images.places import ahead, batches
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 SCHEMA_VERSION = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fairface_core.files.folder import open_folder
-from fairface_core.images.decode import ImageError
-from fairface_core.images.places import Raw, ahead, batches, bytes_of, states
+from fairface_core.images.decode import ImageError, Raw, bytes_of
+from fairface_core.images.places import ahead, batches, states
 
 _BLOCK = 256  # files a thread takes at a time: less queueing, and still a progress bar that moves
 _DIGEST_BYTES = 32

@@ -17,8 +17,8 @@ from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import read_labels
 from fairface_core.dataset.rows import LabelFile
 from fairface_core.errors import DataError, Problems, StorageError
-from fairface_core.images.decode import ImageError
-from fairface_core.images.places import batches, bytes_of
+from fairface_core.images.decode import ImageError, bytes_of
+from fairface_core.images.places import batches
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 # The hub's order; other races follow by name.

@@ -25,8 +25,8 @@ import PIL
 
 from fairface_core.console import tell
 from fairface_core.errors import CacheError
-from fairface_core.images.decode import ImageError
-from fairface_core.images.places import Raw, ahead, batches
+from fairface_core.images.decode import ImageError, Raw
+from fairface_core.images.places import ahead, batches
 from fairface_core.images.worker import bytes_per_image, decode_rows, place
 from fairface_core.machine.pulse import beat
 from fairface_core.machine.resources import local_cpus

@@ -52,6 +52,10 @@ class ImageError(DataError):
         return type(self), (self.path, self.reason)
 
 
+# The bytes of an image, why they cannot be had, or None where it has a file of its own.
+Raw = bytes | ImageError | None
+
+
 class LargeImage(ImageError):
     """An image that may be fine, but takes so much memory that it must be decoded alone."""
 
@@ -144,6 +148,17 @@ def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tupl
     except Exception as error:
         # Not narrower: Pillow's decoders raise nearly every kind for a damaged file.
         raise ImageError(path, _reason(raw, error)) from error
+
+
+def bytes_of(place: str, raw: Raw) -> bytes:
+    """Return the bytes of an image, read now where it is a file.
+
+    Raises:
+        ImageError: Naming the place and the reason.
+    """
+    if isinstance(raw, ImageError):
+        raise raw
+    return read_bytes(place) if raw is None else raw
 
 
 def read_bytes(path: str) -> bytes:

@@ -23,7 +23,7 @@ from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 from fairface_core.files.regular import open_regular
-from fairface_core.images.decode import MAX_FILE_BYTES, ImageError, read_bytes
+from fairface_core.images.decode import MAX_FILE_BYTES, ImageError, Raw
 
 _INSIDE = re.compile(r"(.+?\.(?:zip|parquet))//(.+)", re.DOTALL | re.IGNORECASE)
 # Rows of a Parquet file that are decoded at a time, and bytes that wait to be decoded: 2 MB of FairFace.
@@ -31,8 +31,6 @@ _ROWS_AT_A_TIME = 64
 _MAX_WAITING_BYTES = 2**25
 # What the hub's copies call the column of images.
 IMAGE_COLUMNS = ("image", "file")
-# The bytes of an image, why they cannot be had, or None where it has a file of its own.
-Raw = bytes | ImageError | None
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -99,17 +97,6 @@ def batches(places: Sequence[str], most: int) -> Iterator[list[tuple[str, Raw]]]
             batch, waiting = [], 0
     if batch:
         yield batch
-
-
-def bytes_of(place: str, raw: Raw) -> bytes:
-    """Return the bytes of an item of `batches`.
-
-    Raises:
-        ImageError: Naming the place and the reason.
-    """
-    if isinstance(raw, ImageError):
-        raise raw
-    return read_bytes(place) if raw is None else raw
 
 
 def ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fairface_core.images.decode import ImageError, LargeImage, decode_into
-from fairface_core.images.places import Raw, bytes_of
+from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, decode_into
 
 # Bytes of one write: some images of 224 px, few enough to be written while a core's own cache still holds them.
 _BYTES_PER_WRITE = 2**19
