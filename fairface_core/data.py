@@ -33,6 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_flags(check, only=(*data_fields(), "num_workers"))
     check.add_argument("--labels_only", action="store_true", help="do not open the images")
+    check.add_argument(
+        "--pairs_csv", type=Path, metavar="FILE", help="write the pairs of images that are nearly the same"
+    )
     get = commands.add_parser(
         "get", help="download FairFace from the Hugging Face hub", allow_abbrev=False,
         description="Download one margin of FairFace as Parquet. Goes on where it stopped, compares sizes and hashes, "
@@ -104,7 +107,7 @@ def _check(flags: argparse.Namespace) -> int:
 
     config = config_from_flags(flags)
     with progress_bar("checking images") as progress:
-        summary = check_data(config, images=not flags.labels_only, progress=progress)
+        summary = check_data(config, images=not flags.labels_only, pairs_csv=flags.pairs_csv, progress=progress)
     if flags.json:
         print(json.dumps(summary.to_json(), indent=2))
     else:
@@ -154,9 +157,8 @@ def _text(text: str) -> Text:
 def _facts(summary: DataSummary) -> list[tuple[str, str]]:
     facts = []
     for name, csv in summary.csvs.items():
-        facts.append(
-            (f"{name} CSV", f"{csv['file']}: {csv['rows']:,} rows, {csv['encoding']}, delimiter {csv['delimiter']!r}")
-        )
+        delimiter = f", delimiter {csv['delimiter']!r}" if csv["delimiter"] else ""
+        facts.append((f"{name} labels", f"{csv['file']}: {csv['rows']:,} rows, {csv['encoding']}{delimiter}"))
         facts.append(("  repaired", _counts(csv["repaired"]) or "nothing"))
         facts += [
             ("  left out", f"{csv[key]:,} {key.replace('_', ' ')}")
@@ -192,6 +194,13 @@ def _image_facts(images: ImageSummary) -> list[tuple[str, str]]:
             f"groups with different ages: {images.identical_with_other_age:,}, "
             f"with different genders: {images.identical_with_other_gender:,}",
         ),
+        (
+            "nearly the same",
+            f"{images.near.pairs:,} pairs; within train: {images.near.within_train:,}, within val: "
+            f"{images.near.within_val:,}, across: {images.near.across:,}; with different ages: "
+            f"{images.near.with_other_age:,}, genders: {images.near.with_other_gender:,}",
+        ),
+        *((f"  pair {number}", pair) for number, pair in enumerate(images.near.examples, 1)),
         *((f"  group {number}", "; ".join(group)) for number, group in enumerate(images.examples, 1)),
     ]
 

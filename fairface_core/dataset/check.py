@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
+from fairface_core.dataset.near import NearSummary, image_hash, near_pairs, summarize, write_pairs
 from fairface_core.dataset.rows import LabelFile, Rows, note_unreadable
 from fairface_core.errors import DataError, Problems
 from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, image_from_bytes
@@ -48,6 +50,7 @@ class ImageSummary:
         identical_with_other_age: Groups whose rows do not agree on the age group.
         identical_with_other_gender: Groups whose rows do not agree on the gender.
         examples: The first groups: across first, then conflicting, then the others.
+        near: Pairs that are nearly the same, identical ones left out.
     """
 
     checked: int
@@ -65,6 +68,7 @@ class ImageSummary:
     identical_with_other_age: int
     identical_with_other_gender: int
     examples: list[list[str]]
+    near: NearSummary
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,11 @@ class DataSummary:
 
 
 def check_data(
-    config: TrainConfig, *, images: bool = True, progress: Callable[[int, int], None] | None = None
+    config: TrainConfig,
+    *,
+    images: bool = True,
+    pairs_csv: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DataSummary:
     """Check a data set and summarize it.
 
@@ -107,6 +115,7 @@ def check_data(
         config: Its data fields are used; `num_workers` threads decode.
         images: Open every image. Without it only CSVs, labels and paths are looked at (about 1 s for all of FairFace):
             enough before a run, whose cache decodes every image anyway.
+        pairs_csv: Where to write the pairs of images that are nearly the same.
         progress: Called with (images done, images in all).
 
     Returns:
@@ -122,7 +131,7 @@ def check_data(
     assert labels is not None
     if config.drop_duplicates == "none":
         check_overlap(labels, problems)
-    found = _look_at_images(config, labels, problems, progress) if images else None
+    found = _look_at_images(config, labels, problems, pairs_csv, progress) if images else None
     manifest = None
     if not problems:
         try:
@@ -178,6 +187,7 @@ class _Seen:
     """What one image file is; `error` is "" where it can be decoded."""
 
     content: bytes
+    likeness: bytes = b""
     size: str = ""
     mode: str = ""
     gray: bool = False
@@ -187,7 +197,11 @@ class _Seen:
 
 
 def _look_at_images(
-    config: TrainConfig, labels: Labels, problems: Problems, progress: Callable[[int, int], None] | None
+    config: TrainConfig,
+    labels: Labels,
+    problems: Problems,
+    pairs_csv: Path | None,
+    progress: Callable[[int, int], None] | None,
 ) -> ImageSummary:
     files = (labels.train.rows, labels.val.rows)
     paths = list(dict.fromkeys(path for rows in files for path in rows.path if path))
@@ -199,6 +213,7 @@ def _look_at_images(
     by_content: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
+    likeness: dict[bytes, bytes] = {}
     gray = rotated = animated = unreadable = checked = 0
     for csv, rows in enumerate(files):
         for index, path in enumerate(rows.path):
@@ -211,9 +226,13 @@ def _look_at_images(
             if fact.error:
                 unreadable += 1
                 continue
+            likeness[fact.content] = fact.likeness
             sizes[fact.size] += 1
             modes[fact.mode] += 1
             gray, rotated, animated = gray + fact.gray, rotated + fact.rotated, animated + fact.animated
+    pairs = near_pairs([(digest, by_content[content]) for content, digest in likeness.items()])
+    if pairs_csv is not None:
+        write_pairs(pairs_csv, pairs, files)
     return ImageSummary(
         checked=checked,
         sizes=dict(sizes.most_common()),
@@ -222,6 +241,7 @@ def _look_at_images(
         exif_rotated=rotated,
         animated=animated,
         unreadable=unreadable,
+        near=summarize(pairs, files),
         **_identical(files, [group for group in by_content.values() if len(group) > 1]),
     )
 
@@ -263,6 +283,7 @@ def _see(place: str, given: Raw, *, allow_large: bool) -> _Seen | None:
         return _Seen(content, error=error.reason)
     return _Seen(
         content,
+        likeness=image_hash(image),
         size=f"{facts.width} x {facts.height}",
         mode=f"{facts.format} {facts.mode}",
         gray=facts.mode not in ("1", "L", "LA") and _is_gray(image),
@@ -317,6 +338,11 @@ def _notes(config: TrainConfig, manifest: Manifest | None, images: ImageSummary 
         yield (
             f"identical images are in both CSVs (groups: {images.identical_across}): "
             "--drop_duplicates cross_split removes them from training"
+        )
+    if images and images.near.across:
+        yield (
+            f"pairs of images that are nearly the same are in both CSVs (pairs: {images.near.across}): look at them "
+            "with --pairs_csv FILE; a model is scored on what it was trained on"
         )
     if images and images.identical_with_other_age + images.identical_with_other_gender:
         yield "some identical images carry different labels: label noise that no model can learn"

@@ -32,7 +32,7 @@ class OpenedCsv:
 
 
 def open_csv(path: Path, problems: Problems, *, img_col: str) -> OpenedCsv | None:
-    """Read a label CSV and find its columns, with all the rules of DESIGN 2.
+    """Read a label CSV and find its columns, with all the rules of docs/architecture.md, "The contract with the original script".
 
     Args:
         path: The CSV.

@@ -40,6 +40,7 @@ BUILDING = "building-"
 _IMAGES_PER_PROCESS = 512
 # Images that a process is asked for at a time: 20 ms of work, so all end together.
 _SPAN = 64
+_WORTH_TELLING = 2**26  # bytes: what takes seconds
 # glibc maps and unmaps each block of 128 KiB and more, and the kernel clears its pages anew. An image of 224 px that has
 # to be resized is such a block: 37 us to decode it and 60 to pack it for Pillow are saved in memory that is kept.
 _KEEP_MEMORY = {
@@ -229,7 +230,8 @@ def _check_space(folder: Path, num_images: int, size_px: int) -> None:
             f"the image cache does not fit: {what}; free some space, name another folder with --cache_dir, or store "
             "smaller images with --cache_px"
         )
-    tell(f"building the image cache: {what}")
+    if needed >= _WORTH_TELLING:
+        tell(f"building the image cache: {what}")
 
 
 def _told(num_bytes: int) -> str:
