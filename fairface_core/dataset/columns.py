@@ -32,7 +32,7 @@ class OpenedCsv:
 
 
 def open_csv(path: Path, problems: Problems, *, img_col: str) -> OpenedCsv | None:
-    """Read a label CSV and find its columns, with all the rules of docs/architecture.md, "The contract with the original script".
+    """Read a label CSV and find its columns, with all the rules of docs/architecture.md.
 
     Args:
         path: The CSV.
@@ -74,7 +74,8 @@ def _columns(table: Table, img_col: str, problems: Problems) -> dict[str, int] |
         elif not found and role in accepted:
             names = ", ".join(dict.fromkeys(accepted[role]))
             header = ", ".join(shown(name, 30) for name in table.header[:12])
-            advice = "; name it with --img_col, such as --img_col image" if role == "image" else ""
+            likely = next((name for name in table.header if "image" in name.casefold()), "NAME")
+            advice = f"; name it with --img_col {shown(likely, 40)[1:-1]}" if role == "image" else ""
             problems.add(
                 "missing columns",
                 f"{where}: no column holds the {role}; accepted names: {names}; the header has {header}{advice}",

@@ -247,7 +247,7 @@ class ImageFinder:
         text = f"is in none of the searched folders ({', '.join(self._searched[: len(SEARCHED)])})"
         for folder in filter(None, {*SEARCHED, f"{name.rpartition('/')[0]}/"} - {"/"}):
             link = f"{self._bases[0]}{folder}".rstrip("/")
-            if os.path.islink(link) and not os.path.exists(link):
+            if os.path.islink(link) and not os.path.lexists(os.path.realpath(link)):
                 return (
                     f"{text}; {link} is a link to {os.readlink(link)}, which is not there (a disk that is not mounted?)"
                 )

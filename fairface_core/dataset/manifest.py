@@ -100,10 +100,10 @@ def read_labels(config: TrainConfig, problems: Problems) -> Labels | None:
     """
     if not _check_folders(config, problems):
         return None
-    root = Path(os.path.realpath(_expand(config.root)))
+    root = _expand(config.root)
     paths = [_csv_path(config, name) for name in (config.train_csv, config.val_csv)]
     if not any(os.path.lexists(path) for path in paths) and _default_csvs(config):
-        data = find_parquet(root, config.margin, problems)
+        data = find_parquet(Path(os.path.realpath(root)), config.margin, problems)
         if data is not None:
             return _read_parquet(data, problems)
         if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ FOLLOWS_POLICY = frozenset({"missing images", "unreadable images"})
 # 3-9 and 10-19 are saved as dates in the language of the spreadsheet, of which English alone is read.
 _DATE_ADVICE = "; if a spreadsheet made a date of it, save that column as text or as ISO dates such as 2026-03-09"
 T = TypeVar("T")
+_NUMBER = re.compile(r"\d+")
 _TRUTH = {"true": 1, "1": 1, "false": 0, "0": 0}
 
 
@@ -301,7 +303,7 @@ def note_unreadable(rows: Rows, reasons: Mapping[str, str], problems: Problems) 
             problems.add(
                 "unreadable images",
                 f"{rows.where(index)}: {reasons[path]}; replace the file, remove the row, or use --on_bad_image skip",
-                cause=(rows.csv_name, reasons[path]),
+                cause=(rows.csv_name, _NUMBER.sub("#", reasons[path])),
                 row=rows.row_name(index),
             )
 
