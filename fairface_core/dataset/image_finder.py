@@ -7,7 +7,7 @@ Each folder is listed once: 97,698 images cost a few listings instead of as many
 Paths are plain strings here: `pathlib` would take ten times as long for each row.
 """
 
-# ruff: noqa: PTH110, PTH113, PTH114, PTH115, PTH120
+# ruff: noqa: PTH113, PTH114, PTH115, PTH120
 
 from __future__ import annotations
 
