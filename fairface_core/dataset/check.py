@@ -125,7 +125,9 @@ def check_data(
         DataError: If the root or a CSV cannot be read at all.
     """
     if pairs_csv is not None and not pairs_csv.absolute().parent.is_dir():
-        raise DataError(f"--pairs_csv {pairs_csv}: the folder {pairs_csv.absolute().parent} does not exist; make it first")
+        raise DataError(
+            f"--pairs_csv {pairs_csv}: the folder {pairs_csv.absolute().parent} does not exist; make it first"
+        )
     problems = Problems()
     labels = read_labels(config, problems)
     if labels is None:

@@ -7,6 +7,7 @@ right one, and whether what came is what was promised is decided here.
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ _BLOCK_BYTES = 2**20
 def get_from_hub(out: Path, *, repository: str, margin: str, revision: str = "main") -> dict[str, Any]:
     """Download the Parquet files of one margin, and the data card that names their classes.
 
-    Files that are there already and have the right hash are kept, so a download that broke goes on with the file that
-    it broke in. The endpoint is the library's (`HF_ENDPOINT`), and so are its tokens and proxies.
+    Files that are there already and have the right hash are kept, so a download that was stopped goes on with the file
+    that it was stopped in; where only the connection broke, the library goes on within the file. The endpoint is the library's (`HF_ENDPOINT`), and so are its tokens and proxies.
 
     Args:
         out: Folder to put them in, as the repository has them.
@@ -43,10 +44,16 @@ def get_from_hub(out: Path, *, repository: str, margin: str, revision: str = "ma
     try:
         from huggingface_hub import HfApi, hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.utils import disable_progress_bars, logging
     except ImportError:
         raise DataError(
             'data get --from hub needs the package huggingface_hub: pip install "fairface-sweep[hub]"'
         ) from None
+    logging.set_verbosity_error()  # it tells of each attempt, with a traceback
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    # The library's first base is what its HTTP client raises: another client's in another release.
+    broken: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         info = HfApi().dataset_info(repository, revision=revision, files_metadata=True)
         wanted = _wanted(info.siblings or [], margin)
@@ -64,7 +71,7 @@ def get_from_hub(out: Path, *, repository: str, margin: str, revision: str = "ma
         raise DataError(f"{repository}: {_first_line(error)}") from error
     except HfHubHTTPError as error:
         raise StorageError(f"{repository} at {revision}: the hub refuses it ({_first_line(error)})") from error
-    except OSError as error:  # no network and no disk are both children of it
+    except (OSError, broken) as error:  # no network and no disk are both children of it
         raise StorageError(
             f"{repository}: cannot be fetched into {out} ({_first_line(error)}); the same command goes on"
         ) from error
