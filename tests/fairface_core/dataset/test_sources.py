@@ -19,6 +19,7 @@ from fairface_core.dataset.pack import pack_data
 from fairface_core.dataset.prepare import Data, prepare_data
 from fairface_core.errors import DataError
 from fairface_core.labels import AGE_GROUPS, GENDERS
+from fairface_core.training.fit import fit
 from tests.fairface_core.mirrors import (
     ALPHABETICAL,
     HUB,
@@ -31,7 +32,7 @@ from tests.fairface_core.mirrors import (
     ryanramos,
     write_shard,
 )
-from tests.fairface_core.small_data import DataRoot
+from tests.fairface_core.small_data import DataRoot, training_config
 
 ORDERS = "two orders are in circulation, 0 = Male and 0 = Female (nateraw/fairface)"
 
@@ -365,6 +366,19 @@ def test_one_data_set_in_three_forms(data_root: DataRoot, tmp_path: Path, form: 
     for mine, theirs in ((clean.train, other.train), (clean.val, other.val), (clean.test, other.test)):
         assert np.array_equal(mine.cache_rows, theirs.cache_rows)
         assert np.array_equal(mine.rows.age, theirs.rows.age)
+
+
+@pytest.mark.parametrize("cache_px", [None, 40])
+def test_training_is_bit_equal(demo_root: Path, tmp_path: Path, cache_px: int | None) -> None:
+    pack_data(config(demo_root), tmp_path / "faces.parquet")
+    archives(demo_root, tmp_path / "zipped")
+    written = []
+    for root in (demo_root, tmp_path / "zipped", tmp_path / "faces.parquet"):
+        out = tmp_path / f"out-{root.name}"
+        report = fit(training_config(root, out, epochs=2, cache_px=cache_px))
+        losses = [line.split(",")[1:3] for line in (out / "history.csv").read_text().splitlines()]
+        written.append((report.test_metrics, report.best_epoch, losses, (out / "best.pt").read_bytes()))
+    assert written[0] == written[1] == written[2]
 
 
 def test_a_changed_file_has_another_cache(data_root: DataRoot, tmp_path: Path) -> None:
