@@ -16,7 +16,7 @@ from PIL import Image
 
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
-from fairface_core.dataset.near import NearSummary, image_hash, near_pairs, summarize, write_pairs
+from fairface_core.dataset.near import NearSummary, image_hash, near_pairs, summarize, told, write_pairs
 from fairface_core.dataset.rows import LabelFile, Rows, note_unreadable
 from fairface_core.errors import DataError, Problems
 from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, image_from_bytes
@@ -327,14 +327,8 @@ def _identical(files: tuple[Rows, Rows], groups: list[list[tuple[int, int]]]) ->
         "identical_across": int(flags[:, 0].sum()),
         "identical_with_other_age": int(flags[:, 1].sum()),
         "identical_with_other_gender": int(flags[:, 2].sum()),
-        "examples": [[_told(files[csv], row) for csv, row in groups[i]] for i in order[:_MAX_EXAMPLES]],
+        "examples": [[told(files, place) for place in groups[i]] for i in order[:_MAX_EXAMPLES]],
     }
-
-
-def _told(rows: Rows, row: int) -> str:
-    label = f"{AGE_GROUPS[rows.age[row]]}, {GENDERS[rows.gender[row]]}"
-    where = "" if rows.in_parquet else f"{rows.csv_name} line {rows.line[row]}: "
-    return f"{where}{rows.file[row]} ({label})"
 
 
 def _notes(config: TrainConfig, manifest: Manifest | None, images: ImageSummary | None) -> Iterator[str]:

@@ -36,6 +36,7 @@ PICKLES = (
     "is a pickle, which can run any program when it is opened, and nothing in it says what its integers mean (in "
     "nateraw/fairface 0 is Female); use the authors' archives or the Parquet files: see `data get`"
 )
+CSVS = ", ".join(TrainConfig.model_fields[name].default for name in ("train_csv", "val_csv"))
 # A row that two parts share is kept where it is worth most: what is scored must not move.
 _PRIORITY = ("test", "val", "train")
 
@@ -108,10 +109,9 @@ def read_labels(config: TrainConfig, problems: Problems) -> Labels | None:
             return _read_parquet(data, problems)
         if problems:
             return None
-        for path in (root / "train.pt", root / "val.pt"):
-            if path.is_file():
-                problems.add("pickles", f"{path}: {PICKLES}")
-                return None
+        if not any(root.glob("*.csv")):
+            problems.add("missing files", _nothing_found(root))
+            return None
     opened = [open_csv(path, problems, img_col=config.img_col) for path in paths]
     texts = [one.images() for one in opened if one is not None]
     finder = finder_for(root, [_expand(folder) for folder in config.image_root], config.margin, texts, problems)
@@ -121,6 +121,19 @@ def read_labels(config: TrainConfig, problems: Problems) -> Labels | None:
         read_rows(one, finder.find, problems, on_bad_image=config.on_bad_image) for one in opened if one is not None
     ]
     return Labels(*files) if len(files) == 2 else None
+
+
+def _nothing_found(root: Path) -> str:
+    """Say what a folder without label CSVs and Parquet files holds instead."""
+    for path in (root / "train.pt", root / "val.pt"):
+        if path.is_file():
+            return f"{path}: {PICKLES}"
+    there = sorted(path.name for path in root.iterdir())
+    holds = f"it holds {', '.join(shown(name, 60) for name in there[:6])}{', ...' if len(there) > 6 else ''}"
+    return (
+        f"--root {shown(str(root), 300)}: has neither label CSVs ({CSVS}) nor Parquet files (train-*.parquet and "
+        f"validation-*.parquet); {holds if there else 'it is empty'}; `data get --from hub --out DIR` downloads FairFace"
+    )
 
 
 def _read_parquet(data: ParquetData, problems: Problems) -> Labels | None:
@@ -141,9 +154,10 @@ def _check_folders(config: TrainConfig, problems: Problems) -> bool:
     for flag, folder in folders:
         if not os.path.isdir(_expand(folder)):
             reason = "is not a folder" if os.path.exists(_expand(folder)) else "does not exist"
-            problems.add(
-                "missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}; name a folder that is there"
-            )
+            advice = "name a folder that is there"
+            if folder.lower().endswith((".zip", ".parquet")) and reason == "is not a folder":
+                advice = "name the folder that it lies in, with the label CSVs beside an archive"
+            problems.add("missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}; {advice}")
     return not problems
 
 

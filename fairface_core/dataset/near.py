@@ -121,13 +121,14 @@ def summarize(pairs: Sequence[NearPair], files: tuple[Rows, Rows]) -> NearSummar
         with_other_age=sum(one[0] != other[0] for one, other in labels),
         with_other_gender=sum(one[1] != other[1] for one, other in labels),
         examples=[
-            f"{_told(files, pair.first)}; {_told(files, pair.second)}; {pair.distance} of {BITS} bits differ"
+            f"{told(files, pair.first)}; {told(files, pair.second)}; {pair.distance} of {BITS} bits differ"
             for pair in pairs[:_MAX_EXAMPLES]
         ],
     )
 
 
-def _told(files: tuple[Rows, Rows], place: tuple[int, int]) -> str:
+def told(files: tuple[Rows, Rows], place: tuple[int, int]) -> str:
+    """Return where a row stands, (0 train or 1 val, index), what it names and its labels."""
     rows, index = files[place[0]], place[1]
     where = "" if rows.in_parquet else f"{rows.csv_name} {rows.row_name(index)}: "
     return f"{where}{rows.file[index]} ({AGE_GROUPS[rows.age[index]]}, {GENDERS[rows.gender[index]]})"

@@ -60,7 +60,7 @@ def card_names(folder: Path, root: Path, config_name: str) -> dict[str, list[str
             found = [names for info in chosen if (names := _card_features(info))]
             if any(names != found[0] for names in found):
                 raise DataError(
-                    f"{place / CARD}: its configurations name the classes differently, and none is {config_name!r}"
+                    f"{place / CARD}: its configurations name the classes differently, and none is {config_name!r}; keep the one of these files"
                 )
             if found:
                 return found[0]

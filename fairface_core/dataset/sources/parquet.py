@@ -155,13 +155,17 @@ def read_parquet(data: ParquetData, problems: Problems) -> dict[str, tuple[Parqu
         `train` and `val` -> table of texts and locations, aligned; None after a problem.
     """
     parts: dict[str, list[_Shard]] = {"train": [], "val": []}
+    refused: dict[str, list[Path]] = {}
     for split, shards in data.shards.items():
         for path in shards:
             try:
                 parts[split].append(_Shard(path, data))
             except DataError as error:
-                for line in error.problems:
-                    problems.add("unreadable Parquet files", line)
+                for reason in error.problems:
+                    refused.setdefault(reason, []).append(path)
+    for reason, paths in refused.items():
+        others = f" (the same for {len(paths) - 1} more files)" if len(paths) > 1 else ""
+        problems.add("unreadable Parquet files", f"{paths[0]}: {reason}{others}")
     if problems or not _agree([shard for shards in parts.values() for shard in shards], problems):
         return None
     names = _names({split: [name for shard in shards for name in shard.names] for split, shards in parts.items()})
@@ -169,7 +173,11 @@ def read_parquet(data: ParquetData, problems: Problems) -> dict[str, tuple[Parqu
 
 
 class _Shard:
-    """One file: label columns as texts, image names, and the class names that came with it."""
+    """One file: label columns as texts, image names, and the class names that came with it.
+
+    Raises:
+        DataError: With the reasons why it cannot be accepted, without its path.
+    """
 
     def __init__(self, path: Path, data: ParquetData) -> None:
         self.path = path
@@ -179,27 +187,29 @@ class _Shard:
         try:
             with open_regular(path) as source:
                 if source.read(len(_POINTER)) == _POINTER:
-                    raise DataError(f"{path}: is a Git LFS pointer, not the file; fetch it with `git lfs pull`")
+                    raise DataError("is a Git LFS pointer, not the file; fetch it with `git lfs pull`")
                 source.seek(0)
                 with pq.ParquetFile(source) as file:
                     self._read(file, data)
         except (OSError, ValueError) as error:  # pyarrow's own are children of these
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise DataError(f"{path}: is no whole Parquet file ({reason}); download it again") from None
+            raise DataError(f"is no whole Parquet file ({reason}); download it again") from None
 
     def _read(self, file: pq.ParquetFile, data: ParquetData) -> None:
         schema = file.schema_arrow
         self.columns = {name.casefold(): name for name in schema.names}
         self.num_rows = file.metadata.num_rows
         if self.num_rows > MAX_ROWS:
-            raise DataError(f"{self.path}: has {self.num_rows:,} rows, accepted are {MAX_ROWS:,}")
+            raise DataError(f"has {self.num_rows:,} rows, accepted are {MAX_ROWS:,}")
         missing = [name for name in ("age", "gender") if name not in self.columns]
         image = bytes_column(schema)
         if not image:
             missing.insert(0, f"images ({' or '.join(IMAGE_COLUMNS)}: bytes, or a struct that holds bytes)")
         if missing:
             there = ", ".join(f"{field.name}: {str(field.type)[:40]}" for field in schema)
-            raise DataError(f"{self.path}: no column holds {', '.join(missing)}; the file has {shown(there, 300)}")
+            raise DataError(
+                f"no column holds {', '.join(missing)}; needed are images, age and gender, the file has {shown(there, 300)}"
+            )
         present = [self.columns[role] for role in LABELS if role in self.columns]
         struct, _, inner = image.partition(".")
         has_path = bool(inner) and schema.field(struct).type.get_field_index("path") >= 0
@@ -208,49 +218,54 @@ class _Shard:
         config_name = margin_of(data.folder.name) or data.folder.name
         self.class_names: dict[str, list[str]] = {}
         self.texts: dict[str, list[str]] = {}
+        nameless = []
         for role in LABELS:
-            if role in self.columns:
-                column = self.columns[role]
-                given = names.get(column) or card_names(self.path.parent, data.root, config_name).get(column)
-                self.texts[role] = self._column(role, table.column(column), given)
+            if role not in self.columns:
+                continue
+            name = self.columns[role]
+            given = names.get(name) or card_names(self.path.parent, data.root, config_name).get(name)
+            texts = self._column(role, table.column(name), given)
+            if texts is None:
+                nameless.append(f"{shown(name, 40)} ({ORDERS[role]})")
+            else:
+                self.texts[role] = texts
+        if nameless:
+            raise DataError(
+                f"integers without names are no labels: column {', '.join(nameless)}; put the data set's own {CARD} "
+                "beside the files, or use a copy whose schema names the classes"
+            )
         paths = table.column(struct).combine_chunks().field("path").to_pylist() if has_path else []
         self.names = [name if isinstance(name, str) and "\0" not in name else "" for name in paths] or [
             ""
         ] * self.num_rows
 
-    def _column(self, role: str, column: pa.ChunkedArray, names: list[str] | None) -> list[str]:
+    def _column(self, role: str, column: pa.ChunkedArray, names: list[str] | None) -> list[str] | None:
+        """Return the cells as texts; None for integers without names."""
         import pyarrow as pa
 
-        kind = column.type
-        if role == "service_test" or not pa.types.is_integer(kind):
-            values = column.to_pylist()
-            return ["" if value is None else str(value) for value in values]
+        if role == "service_test" or not pa.types.is_integer(column.type):
+            return ["" if value is None else str(value) for value in column.to_pylist()]
         if names is None:
-            raise DataError(
-                f"{self.path}: {column_name(self.columns[role])} holds integers, and no names come with them: "
-                f"{ORDERS[role]}; put the data set's own {CARD} beside the file, or use a copy whose schema names the classes"
-            )
+            return None
         self.class_names[role] = names
         known = dict(enumerate(names))
         return ["" if n is None else known.get(n, f"class {n}, which has no name") for n in column.to_pylist()]
-
-
-def column_name(name: str) -> str:
-    """Return a column's name for a message."""
-    return f"column {shown(name, 40)}"
 
 
 def _agree(shards: list[_Shard], problems: Problems) -> bool:
     """Whether all files name their classes alike and have the same columns."""
     first = shards[0]
     for shard in shards[1:]:
-        for what, one, other in (
-            ("columns", sorted(first.texts), sorted(shard.texts)),
-            ("class names", first.class_names, shard.class_names),
-        ):
-            if one != other:
-                problems.add("unlike files", f"{shard.path}: its {what} {other} differ from {one} in {first.told}")
-                return False
+        for role in LABELS:
+            if (role in first.texts) != (role in shard.texts):
+                with_it, without = (first, shard) if role in first.texts else (shard, first)
+                text = f"{without.path}: has no column {role}, {with_it.told} has one; use files of one data set"
+            elif (one := first.class_names.get(role)) != (other := shard.class_names.get(role)):
+                text = f"{shard.path}: {role} is {other or 'text'}, in {first.told} {one or 'text'}; use files of one data set"
+            else:
+                continue
+            problems.add("unlike files", text)
+            return False
     return True
 
 

@@ -191,15 +191,16 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str, int]] = {
     # layout, part of the first message, number of messages
     "bare integers": (
         lambda root, out: hub(root, out, kind=Kind(classes=HUB, named=False)),
-        "column 'age' holds integers, and no names come with them: an integer may be an age in years", 3,
+        "integers without names are no labels: column 'age' (an integer may be an age in years or the number of a class), "
+        f"'gender' ({ORDERS}), 'race' (three orders", 1,
     ),
     "bare gender": (
         lambda root, out: with_card(root, out, {"0.25": {"age": HUB["age"]}}, HUB),
-        f"column 'gender' holds integers, and no names come with them: {ORDERS}", 3,
+        f"integers without names are no labels: column 'gender' ({ORDERS}), 'race' (three", 1,
     ),
     "a card that contradicts itself": (
         lambda root, out: with_card(root, out, {"a": HUB, "b": ALPHABETICAL}, HUB),
-        "its configurations name the classes differently, and none is '0.25'", 3,
+        "its configurations name the classes differently, and none is '0.25'; keep the one of these files", 1,
     ),
     "both margins": (
         lambda root, out: hub(root, hub(root, out), "1.25"),
@@ -219,10 +220,15 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str, int]] = {
     ),
     "two sets in a folder": (lambda root, out: damaged(root, out, second_set), "holds files of more than one set", 1),
     "a file cut short": (lambda root, out: damaged(root, out, cut), "dd3cb68164727418.parquet: is no whole Parquet file (", 1),
-    "pointers": (lambda root, out: damaged(root, out, pointer), "is a Git LFS pointer, not the file; fetch it with `git lfs pull`", 3),
-    "shards that disagree": (lambda root, out: damaged(root, out, other_names), "its class names", 1),
-    "no gender": (lambda root, out: damaged(root, out, without("gender")), "no column holds gender; the file has 'image: struct<", 3),
-    "no image": (lambda root, out: damaged(root, out, without("image")), "no column holds images (image or file: bytes, or", 3),
+    "pointers": (lambda root, out: damaged(root, out, pointer), "is a Git LFS pointer, not the file; fetch it with `git lfs pull` (the same for 2 more files)", 1),
+    "shards that disagree": (lambda root, out: damaged(root, out, other_names), "parquet: gender is ['Female', 'Male'], in 0.25/train-00000", 1),
+    "no gender": (lambda root, out: damaged(root, out, without("gender")), "no column holds gender; needed are images, age and gender, the file has 'image: struct<", 1),
+    "no image": (lambda root, out: damaged(root, out, without("image")), "no column holds images (image or file: bytes, or", 1),
+    "an archive alone": (
+        lambda root, out: archives(root, out) and [path.unlink() for path in out.glob("*.csv")] and out,
+        "has neither label CSVs (fairface_label_train.csv, fairface_label_val.csv) nor Parquet files (train-*.parquet and "
+        "validation-*.parquet); it holds 'fairface-img-margin025-trainval.zip'; `data get --from hub --out DIR` downloads", 1,
+    ),
     "both margins as archives": (
         lambda root, out: archives(root, archives(root, out), margin="125"),
         "fairface-img-margin025-trainval.zip (0.25), fairface-img-margin125-trainval.zip (1.25); choose one", 1,
