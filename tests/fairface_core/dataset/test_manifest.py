@@ -478,6 +478,20 @@ def test_every_row_of_a_full_csv_is_read_as_it_is(real_data: Path, name: str) ->
 
 
 @pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("changes", "digest"),
+    [
+        ({}, "123fa9a5597b2a5b9c5e456686a1685ef12e10c090b7026e7a8984b29c38bb85"),
+        ({"protocol": "official"}, "4e8cd74f0e0a7ad7e993c5fbaa682896915cafdc7b3df0ca5f51be03dfd3dda7"),
+        ({"drop_duplicates": "cross_split"}, "9ed03094dc4af5966ffa1504d5f9346e97913e1cb8be807b81ba10a55df7b31e"),
+    ],
+)
+def test_the_samples_digest_is_what_it_always_was(real_data: Path, changes: dict[str, Any], digest: str) -> None:
+    """Written by the program as it was before Parquet, archives and margins: its runs go on."""
+    assert load_manifest(TrainConfig(root=str(real_data / "fairface_sample"), **changes)).digest == digest
+
+
+@pytest.mark.real_data
 def test_the_sample_has_the_rows_that_the_original_script_would_test_on(real_data: Path) -> None:
     from sklearn.model_selection import StratifiedShuffleSplit
 

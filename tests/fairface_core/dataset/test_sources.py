@@ -387,6 +387,32 @@ def test_training_is_bit_equal(demo_root: Path, tmp_path: Path, cache_px: int | 
     assert written[0] == written[1] == written[2]
 
 
+@pytest.mark.real_data
+def test_real_faces_in_three_forms(real_data: Path, tmp_path: Path) -> None:
+    """300 train and 300 val rows of FairFace: one digest, one cache at 224 px, the same weights after an epoch."""
+    sample, root = real_data / "fairface_sample", tmp_path / "folder"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        name = f"fairface_label_{split}.csv"
+        (root / name).write_text("".join((sample / name).read_text().splitlines(keepends=True)[:301]))
+        for row in rows(root, split):
+            shutil.copy(sample / row["file"], root / row["file"])
+    pack_data(config(root), tmp_path / "faces.parquet")
+    archives(root, tmp_path / "zipped")
+    seen = []
+    for form in (root, tmp_path / "zipped", tmp_path / "faces.parquet"):
+        changes = {"limit_train": None, "limit_val": None, "epochs": 1, "image_size": 64, "cache_px": 224}
+        run = training_config(
+            form, tmp_path / f"out-{form.name}", cache_dir=str(tmp_path / f"cache-{form.name}"), **changes
+        )
+        data = prepare_data(run)
+        report = fit(run, data=data)
+        images = (data.cache.directory / "images.bin").read_bytes()
+        weights = (Path(run.out_dir) / "best.pt").read_bytes()
+        seen.append((data.digest, images, report.test_metrics, weights))
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_a_changed_file_has_another_cache(data_root: DataRoot, tmp_path: Path) -> None:
     """An image is replaced by writing the Parquet file, or the archive, anew."""
     root = hub(data_root.path, tmp_path / "copy")
