@@ -15,14 +15,22 @@ import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fairface_core.errors import ConfigError, shown
 
 # Fields that came after the first release: they enter digests only where they are set.
 _ADDED = frozenset({"margin", "cache_px"})
+# YAML reads 0.25 as a number.
+Margin = Annotated[
+    Literal["0.25", "1.25"],
+    BeforeValidator(
+        lambda value: str(value) if isinstance(value, float) else value,
+        json_schema_input_type=Literal["0.25", "1.25"] | float,
+    ),
+]
 
 
 def _field(
@@ -61,9 +69,7 @@ class TrainConfig(BaseModel):
     img_col: str = _field(
         "file", "image column of the CSVs; its usual other names are found by themselves", data="where"
     )
-    margin: Literal["0.25", "1.25"] | None = _field(
-        None, "margin around the face, where root holds both: 0.25 or 1.25", data="which"
-    )
+    margin: Margin | None = _field(None, "margin around the face, where root holds both: 0.25 or 1.25", data="which")
     image_root: tuple[str, ...] = _field((), "further folders that images may lie in", identity=False, data="where")
     protocol: Literal["seed", "official"] = _field(
         "seed",
@@ -130,11 +136,6 @@ class TrainConfig(BaseModel):
         "runs/benchmark_results.csv", "benchmark CSV that gets this run's row", identity=False
     )
     resume: bool = _field(False, "go on from the state in out_dir", identity=False)
-
-    @field_validator("margin", mode="before")
-    @classmethod
-    def _margin_as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, float) else value
 
     @property
     def amp(self) -> bool:
