@@ -15,11 +15,22 @@ import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fairface_core.errors import ConfigError, shown
+
+# Fields that came after the first release: they enter digests only where they are set.
+_ADDED = frozenset({"margin", "cache_px"})
+# YAML reads 0.25 as a number.
+Margin = Annotated[
+    Literal["0.25", "1.25"],
+    BeforeValidator(
+        lambda value: str(value) if isinstance(value, float) else value,
+        json_schema_input_type=Literal["0.25", "1.25"] | float,
+    ),
+]
 
 
 def _field(
@@ -58,6 +69,7 @@ class TrainConfig(BaseModel):
     img_col: str = _field(
         "file", "image column of the CSVs; its usual other names are found by themselves", data="where"
     )
+    margin: Margin | None = _field(None, "margin around the face, where root holds both: 0.25 or 1.25", data="which")
     image_root: tuple[str, ...] = _field((), "further folders that images may lie in", identity=False, data="where")
     protocol: Literal["seed", "official"] = _field(
         "seed",
@@ -76,6 +88,9 @@ class TrainConfig(BaseModel):
     )
     limit_train: int | None = _field(None, "use this many training rows, stratified", tunable=True, data="which", ge=18)
     limit_val: int | None = _field(None, "use this many rows of the val CSV, stratified", data="which", ge=18)
+    cache_px: int | None = _field(
+        None, "side of the images in the cache, pixels; default: image_size, at most 224", data="where", ge=32, le=1024
+    )
     cache_dir: str | None = _field(
         None, "decoded-image cache; default $FAIRFACE_CACHE_DIR or ~/.cache/fairface", identity=False, data="where"
     )
@@ -130,8 +145,15 @@ class TrainConfig(BaseModel):
     def digest(self) -> str:
         """Return 12 hex digits that change when, and only when, a result-changing field does."""
         names = identity_fields()
-        text = json.dumps({k: v for k, v in self.model_dump(mode="json").items() if k in names}, sort_keys=True)
+        values = {k: v for k, v in self.model_dump(mode="json").items() if k in names}
+        # Runs that were planned before a field existed keep their names.
+        values = {k: v for k, v in values.items() if not self.is_as_before(k)}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def is_as_before(self, name: str) -> bool:
+        """Whether a field that came later has its default, so that digests of older runs and data sets stand."""
+        return name in _ADDED and getattr(self, name) == TrainConfig.model_fields[name].default
 
     def replace(self, **changes: Any) -> TrainConfig:
         """Return a checked copy with some fields changed."""

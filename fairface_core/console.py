@@ -54,6 +54,12 @@ def print_problems(error: FairfaceError) -> None:
         print(f"error: and {len(error.problems) - most} more problems", file=sys.stderr)
 
 
+def tell(text: str) -> None:
+    """Print one line to stderr: what will take a while, and how much of what."""
+    if sys.stderr is not None:
+        print(one_line(text), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr while a long step runs; silent where stderr is not a terminal.

@@ -1,4 +1,4 @@
-"""`python -m fairface_core.data check | prune`: look at a data set, or at the caches of decoded images."""
+"""`python -m fairface_core.data get | check | pack | prune`: fetch, look at and pack a data set; prune its caches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,40 @@ if TYPE_CHECKING:
 
     from fairface_core.dataset.check import DataSummary, ImageSummary
 
+# What decides which rows there are; the splits are packed as they are.
+_PACKED_FLAGS = ("root", "train_csv", "val_csv", "img_col", "margin", "image_root", "on_bad_image")
+REPOSITORY = "HuggingFaceM4/FairFace"
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the commands."""
     parser = argparse.ArgumentParser(prog="python -m fairface_core.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check | prune")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="get | check | pack | prune")
     check = commands.add_parser(
         "check", help="one pass over labels and images", allow_abbrev=False,
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
     )  # fmt: skip
     add_flags(check, only=(*data_fields(), "num_workers"))
     check.add_argument("--labels_only", action="store_true", help="do not open the images")
+    check.add_argument(
+        "--pairs_csv", type=Path, metavar="FILE", help="write the pairs of images that are nearly the same"
+    )
+    get = commands.add_parser(
+        "get", help="download FairFace from the Hugging Face hub", allow_abbrev=False,
+        description="Download one margin of FairFace as Parquet. Goes on where it stopped, compares sizes and hashes, "
+        "and overwrites nothing.",
+    )  # fmt: skip
+    get.add_argument("--from", dest="source", choices=("hub",), default="hub", help="where from [hub]")
+    get.add_argument("--margin", choices=("0.25", "1.25"), default="0.25", help="margin around the face [0.25]")
+    get.add_argument("--out", type=Path, required=True, help="folder to put it in", metavar="DIR")
+    get.add_argument("--repo", default=REPOSITORY, help=f"data set on the hub [{REPOSITORY}]", metavar="NAME")
+    get.add_argument("--revision", default="main", help="branch, tag or commit there [main]", metavar="NAME")
+    pack = commands.add_parser(
+        "pack", help="write a data set as Parquet", allow_abbrev=False,
+        description="Write images and labels as Parquet files in the hub's layout, labels as they were repaired.",
+    )  # fmt: skip
+    add_flags(pack, only=_PACKED_FLAGS)
+    pack.add_argument("--out", type=Path, required=True, help="folder to make, such as faces.parquet", metavar="DIR")
     prune = commands.add_parser(
         "prune", help="delete caches that no run can use any more", allow_abbrev=False,
         description="Delete the caches of decoded images whose images changed, moved or are gone, or that are damaged.",
@@ -38,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--all", action="store_true", help="delete the usable ones too; the next run builds its own again"
     )
     prune.add_argument("--dry_run", action="store_true", help="only list them")
-    for command in (check, prune):
+    for command in (get, check, pack, prune):
         command.add_argument("--json", action="store_true", help="print JSON for machines")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -47,8 +70,35 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 where something is wrong with the data."""
     flags = make_parser().parse_args(argv)
-    command = {"check": _check, "prune": _prune}[flags.command]
+    command = {"get": _get, "check": _check, "pack": _pack, "prune": _prune}[flags.command]
     return run_command(lambda: command(flags), debug=flags.debug)
+
+
+def _get(flags: argparse.Namespace) -> int:
+    from fairface_core.dataset.sources.hub import get_from_hub
+
+    fetched = get_from_hub(flags.out, repository=flags.repo, margin=flags.margin, revision=flags.revision)
+    if flags.json:
+        print(json.dumps({"schema_version": 1, **fetched}, indent=2))
+        return 0
+    print(
+        f"{flags.out}: {flags.repo} at {fetched['commit']}, margin {flags.margin}: files {len(fetched['files'])}, "
+        f"{fetched['bytes'] / 2**20:,.1f} MiB, sizes and hashes compared; FairFace is published under CC BY 4.0"
+    )
+    print(f"next: python -m fairface_core.data check --root {flags.out}")
+    return 0
+
+
+def _pack(flags: argparse.Namespace) -> int:
+    from fairface_core.dataset.pack import pack_data
+
+    with progress_bar("packing images") as progress:
+        rows = pack_data(config_from_flags(flags), flags.out, progress=progress)
+    if flags.json:
+        print(json.dumps({"schema_version": 1, "out": str(flags.out), "rows": rows}, indent=2))
+    else:
+        print(f"{flags.out}: train {rows['train']:,}, val {rows['val']:,} rows; use it as --root")
+    return 0
 
 
 def _check(flags: argparse.Namespace) -> int:
@@ -57,7 +107,7 @@ def _check(flags: argparse.Namespace) -> int:
 
     config = config_from_flags(flags)
     with progress_bar("checking images") as progress:
-        summary = check_data(config, images=not flags.labels_only, progress=progress)
+        summary = check_data(config, images=not flags.labels_only, pairs_csv=flags.pairs_csv, progress=progress)
     if flags.json:
         print(json.dumps(summary.to_json(), indent=2))
     else:
@@ -107,9 +157,8 @@ def _text(text: str) -> Text:
 def _facts(summary: DataSummary) -> list[tuple[str, str]]:
     facts = []
     for name, csv in summary.csvs.items():
-        facts.append(
-            (f"{name} CSV", f"{csv['file']}: {csv['rows']:,} rows, {csv['encoding']}, delimiter {csv['delimiter']!r}")
-        )
+        delimiter = f", delimiter {csv['delimiter']!r}" if csv["delimiter"] else ""
+        facts.append((f"{name} labels", f"{csv['file']}: {csv['rows']:,} rows, {csv['encoding']}{delimiter}"))
         facts.append(("  repaired", _counts(csv["repaired"]) or "nothing"))
         facts += [
             ("  left out", f"{csv[key]:,} {key.replace('_', ' ')}")
@@ -145,6 +194,13 @@ def _image_facts(images: ImageSummary) -> list[tuple[str, str]]:
             f"groups with different ages: {images.identical_with_other_age:,}, "
             f"with different genders: {images.identical_with_other_gender:,}",
         ),
+        (
+            "nearly the same",
+            f"{images.near.pairs:,} pairs; within train: {images.near.within_train:,}, within val: "
+            f"{images.near.within_val:,}, across: {images.near.across:,}; with different ages: "
+            f"{images.near.with_other_age:,}, genders: {images.near.with_other_gender:,}",
+        ),
+        *((f"  pair {number}", pair) for number, pair in enumerate(images.near.examples, 1)),
         *((f"  group {number}", "; ".join(group)) for number, group in enumerate(images.examples, 1)),
     ]
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MAX_LISTED = 20
+# Rows that one cause refuses: so many are told in full; beyond them one is, and some of the others are named.
+_FEW_ROWS = 3
+_MAX_ROWS_NAMED = 6
 
 
 class FairfaceError(Exception):
@@ -64,41 +67,76 @@ class TrainingDiverged(FairfaceError):
 
 
 @dataclass
+class _Cause:
+    """Problems of one cause: the first ones in full, the rows of some more, the count of all."""
+
+    kind: str
+    texts: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def lines(self) -> list[str]:
+        if self.count <= _FEW_ROWS:
+            return self.texts
+        named = ", ".join(filter(None, self.rows[1:]))
+        more = ", ..." if self.count > len(self.rows) else ""
+        others = f": {named}{more}" if named else ""
+        return [f"{self.texts[0]} (the same for {self.count - 1:,} more rows{others})"]
+
+
+@dataclass
 class Problems:
-    """What is wrong with an input, in the order it was found.
+    """What is wrong with an input, in the order it was found. What one cause does to many rows is told once.
 
     Attributes:
-        listed: The first `MAX_LISTED` problems, one line of text each.
         counts: Kind of problem (a plural noun, such as "missing images") -> how many were found in all.
     """
 
-    listed: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    _causes: dict[object, _Cause] = field(default_factory=dict)
     _unlisted: Counter[str] = field(default_factory=Counter)
 
-    def add(self, kind: str, text: str) -> None:
+    def add(self, kind: str, text: str, *, cause: object = None, row: str = "") -> None:
         """Note one problem.
 
         Args:
             kind: A plural noun to count it under.
             text: One line: what, where, the value, what is accepted, what to do.
+            cause: What it has in common with others of its kind; None where it stands alone.
+            row: Short name of the row, such as `line 7`, for the others with this cause.
         """
         self.counts[kind] += 1
-        if len(self.listed) < MAX_LISTED:
-            self.listed.append(one_line(text))
-        else:
+        key = (kind, len(self._causes)) if cause is None else (kind, cause)
+        known = self._causes.get(key)
+        if known is None and len(self._causes) >= MAX_LISTED:
             self._unlisted[kind] += 1
+            return
+        if known is None:
+            known = self._causes[key] = _Cause(kind)
+        known.count += 1
+        if known.count <= _FEW_ROWS:
+            known.texts.append(one_line(text))
+        if known.count <= _MAX_ROWS_NAMED:
+            known.rows.append(one_line(row))
 
     def __bool__(self) -> bool:
         """Whether anything was found."""
         return bool(self.counts)
 
     def lines(self) -> list[str]:
-        """Return the listed problems, and one closing line that counts the others by kind."""
-        if not self._unlisted:
-            return list(self.listed)
-        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in self._unlisted.most_common())
-        return [*self.listed, f"and {self._unlisted.total():,} more: {kinds}"]
+        """Return at most `MAX_LISTED` lines, and one that counts the problems not told in them by kind."""
+        lines: list[str] = []
+        untold = Counter(self._unlisted)
+        for cause in self._causes.values():
+            told = cause.lines()
+            if len(lines) + len(told) <= MAX_LISTED:
+                lines += told
+            else:
+                untold[cause.kind] += cause.count
+        if untold:
+            kinds = ", ".join(f"{kind} ({count:,})" for kind, count in untold.most_common())
+            lines.append(f"and {untold.total():,} more: {kinds}")
+        return lines
 
     def raise_if_any(self) -> None:
         """Raise them as one DataError.

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
+from fairface_core.dataset.near import NearSummary, image_hash, near_pairs, summarize, told, write_pairs
 from fairface_core.dataset.rows import LabelFile, Rows, note_unreadable
 from fairface_core.errors import DataError, Problems
-from fairface_core.images.decode import ImageError, LargeImage, image_from_bytes, read_bytes
+from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, image_from_bytes
+from fairface_core.images.places import ahead, batches
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 SCHEMA_VERSION = 1
@@ -47,6 +50,7 @@ class ImageSummary:
         identical_with_other_age: Groups whose rows do not agree on the age group.
         identical_with_other_gender: Groups whose rows do not agree on the gender.
         examples: The first groups: across first, then conflicting, then the others.
+        near: Pairs that are nearly the same, identical ones left out.
     """
 
     checked: int
@@ -64,6 +68,7 @@ class ImageSummary:
     identical_with_other_age: int
     identical_with_other_gender: int
     examples: list[list[str]]
+    near: NearSummary
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,11 @@ class DataSummary:
 
 
 def check_data(
-    config: TrainConfig, *, images: bool = True, progress: Callable[[int, int], None] | None = None
+    config: TrainConfig,
+    *,
+    images: bool = True,
+    pairs_csv: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DataSummary:
     """Check a data set and summarize it.
 
@@ -106,6 +115,7 @@ def check_data(
         config: Its data fields are used; `num_workers` threads decode.
         images: Open every image. Without it only CSVs, labels and paths are looked at (about 1 s for all of FairFace):
             enough before a run, whose cache decodes every image anyway.
+        pairs_csv: Where to write the pairs of images that are nearly the same.
         progress: Called with (images done, images in all).
 
     Returns:
@@ -114,6 +124,10 @@ def check_data(
     Raises:
         DataError: If the root or a CSV cannot be read at all.
     """
+    if pairs_csv is not None and not pairs_csv.absolute().parent.is_dir():
+        raise DataError(
+            f"--pairs_csv {pairs_csv}: the folder {pairs_csv.absolute().parent} does not exist; make it first"
+        )
     problems = Problems()
     labels = read_labels(config, problems)
     if labels is None:
@@ -121,7 +135,7 @@ def check_data(
     assert labels is not None
     if config.drop_duplicates == "none":
         check_overlap(labels, problems)
-    found = _look_at_images(config, labels, problems, progress) if images else None
+    found = _look_at_images(config, labels, problems, pairs_csv, progress) if images else None
     manifest = None
     if not problems:
         try:
@@ -177,6 +191,7 @@ class _Seen:
     """What one image file is; `error` is "" where it can be decoded."""
 
     content: bytes
+    likeness: bytes = b""
     size: str = ""
     mode: str = ""
     gray: bool = False
@@ -186,11 +201,15 @@ class _Seen:
 
 
 def _look_at_images(
-    config: TrainConfig, labels: Labels, problems: Problems, progress: Callable[[int, int], None] | None
+    config: TrainConfig,
+    labels: Labels,
+    problems: Problems,
+    pairs_csv: Path | None,
+    progress: Callable[[int, int], None] | None,
 ) -> ImageSummary:
     files = (labels.train.rows, labels.val.rows)
     paths = list(dict.fromkeys(path for rows in files for path in rows.path if path))
-    seen = dict(zip(paths, _see_all(paths, max(1, config.num_workers), progress), strict=True))
+    seen = dict(_see_all(paths, max(1, config.num_workers), progress))
     if config.on_bad_image == "error":
         reasons = {path: fact.error for path, fact in seen.items() if fact.error}
         for rows in files:
@@ -198,6 +217,7 @@ def _look_at_images(
     by_content: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
+    likeness: dict[bytes, bytes] = {}
     gray = rotated = animated = unreadable = checked = 0
     for csv, rows in enumerate(files):
         for index, path in enumerate(rows.path):
@@ -210,9 +230,13 @@ def _look_at_images(
             if fact.error:
                 unreadable += 1
                 continue
+            likeness[fact.content] = fact.likeness
             sizes[fact.size] += 1
             modes[fact.mode] += 1
             gray, rotated, animated = gray + fact.gray, rotated + fact.rotated, animated + fact.animated
+    pairs = near_pairs([(digest, by_content[content]) for content, digest in likeness.items()])
+    if pairs_csv is not None:
+        write_pairs(pairs_csv, pairs, files)
     return ImageSummary(
         checked=checked,
         sizes=dict(sizes.most_common()),
@@ -221,42 +245,49 @@ def _look_at_images(
         exif_rotated=rotated,
         animated=animated,
         unreadable=unreadable,
+        near=summarize(pairs, files),
         **_identical(files, [group for group in by_content.values() if len(group) > 1]),
     )
 
 
-def _see_all(paths: list[str], num_workers: int, progress: Callable[[int, int], None] | None) -> Iterator[_Seen]:
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+def _see_all(
+    places: list[str], num_workers: int, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[str, _Seen]]:
     done = 0
     with ThreadPoolExecutor(num_workers) as pool:
-        for block, seen in zip(blocks, pool.map(_see_block, blocks), strict=True):
-            for path, fact in zip(block, seen, strict=True):
+        for block in ahead(pool, _see_block, batches(places, _BLOCK), 2 * num_workers):
+            for place, (fact, raw) in block.items():
                 # Large images are decoded here, one at a time, so that memory stays bounded.
-                fact = fact or _see(path, allow_large=True)
+                fact = fact or _see(place, raw, allow_large=True)
                 assert fact is not None
-                yield fact
+                yield place, fact
             done += len(block)
             if progress:
-                progress(done, len(paths))
+                progress(done, len(places))
 
 
-def _see_block(paths: list[str]) -> list[_Seen | None]:
-    return [_see(path, allow_large=False) for path in paths]
+def _see_block(block: list[tuple[str, Raw]]) -> dict[str, tuple[_Seen | None, Raw]]:
+    seen = {}
+    for place, raw in block:
+        fact = _see(place, raw, allow_large=False)
+        seen[place] = fact, raw if fact is None else None
+    return seen
 
 
-def _see(path: str, *, allow_large: bool) -> _Seen | None:
-    """Read and decode one file; None for a large image where those are not allowed."""
+def _see(place: str, given: Raw, *, allow_large: bool) -> _Seen | None:
+    """Decode one image; None for a large image where those are not allowed."""
     content = b""
     try:
-        raw = read_bytes(path)
+        raw = bytes_of(place, given)
         content = hashlib.sha256(raw).digest()
-        image, facts = image_from_bytes(raw, path, allow_large=allow_large)
+        image, facts = image_from_bytes(raw, place, allow_large=allow_large)
     except LargeImage:
         return None
     except ImageError as error:
         return _Seen(content, error=error.reason)
     return _Seen(
         content,
+        likeness=image_hash(image),
         size=f"{facts.width} x {facts.height}",
         mode=f"{facts.format} {facts.mode}",
         gray=facts.mode not in ("1", "L", "LA") and _is_gray(image),
@@ -296,13 +327,8 @@ def _identical(files: tuple[Rows, Rows], groups: list[list[tuple[int, int]]]) ->
         "identical_across": int(flags[:, 0].sum()),
         "identical_with_other_age": int(flags[:, 1].sum()),
         "identical_with_other_gender": int(flags[:, 2].sum()),
-        "examples": [[_told(files[csv], row) for csv, row in groups[i]] for i in order[:_MAX_EXAMPLES]],
+        "examples": [[told(files, place) for place in groups[i]] for i in order[:_MAX_EXAMPLES]],
     }
-
-
-def _told(rows: Rows, row: int) -> str:
-    label = f"{AGE_GROUPS[rows.age[row]]}, {GENDERS[rows.gender[row]]}"
-    return f"{rows.csv_name} line {rows.line[row]}: {rows.file[row]} ({label})"
 
 
 def _notes(config: TrainConfig, manifest: Manifest | None, images: ImageSummary | None) -> Iterator[str]:
@@ -310,6 +336,11 @@ def _notes(config: TrainConfig, manifest: Manifest | None, images: ImageSummary 
         yield (
             f"identical images are in both CSVs (groups: {images.identical_across}): "
             "--drop_duplicates cross_split removes them from training"
+        )
+    if images and images.near.across:
+        yield (
+            f"pairs of images that are nearly the same are in both CSVs (pairs: {images.near.across}): look at them "
+            "with --pairs_csv FILE; a model is scored on what it was trained on"
         )
     if images and images.identical_with_other_age + images.identical_with_other_gender:
         yield "some identical images carry different labels: label noise that no model can learn"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fairface_core.files.folder import open_folder
-from fairface_core.images.decode import ImageError, read_bytes
+from fairface_core.images.decode import ImageError, Raw, bytes_of
+from fairface_core.images.places import ahead, batches, states
 
 _BLOCK = 256  # files a thread takes at a time: less queueing, and still a progress bar that moves
 _DIGEST_BYTES = 32
@@ -30,7 +30,7 @@ def file_digests(
     trials of a sweep read the images once.
 
     Args:
-        paths: Image files.
+        paths: Image files, or other places of images; each once.
         cache_dir: Where the decoded images are kept too.
         num_workers: Threads that read.
         progress: Called with (files done, files in all).
@@ -39,13 +39,13 @@ def file_digests(
     kept = _load(folder.read(name) if folder.exists(name) else b"", len(paths))
     if kept is not None:
         return kept
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
-    digests: list[bytes] = []
+    found: dict[str, bytes] = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        for block in pool.map(_hash_block, blocks):
-            digests += block
+        for block in ahead(pool, _hash_block, batches(paths, _BLOCK), 2 * max(1, num_workers)):
+            found |= block
             if progress:
-                progress(len(digests), len(paths))
+                progress(len(found), len(paths))
+    digests = [found[path] for path in paths]
     payload = b"".join(digest.ljust(_DIGEST_BYTES, b"\0") for digest in digests)
     folder.write(name, payload + hashlib.sha256(payload).digest())
     return digests
@@ -82,25 +82,22 @@ def kept_of_duplicates(
     return kept
 
 
-def _hash_block(paths: Sequence[str]) -> list[bytes]:
-    digests = []
-    for path in paths:
+def _hash_block(block: list[tuple[str, Raw]]) -> dict[str, bytes]:
+    digests = {}
+    for path, raw in block:
         try:
-            digests.append(hashlib.sha256(read_bytes(path)).digest())
+            digests[path] = hashlib.sha256(bytes_of(path, raw)).digest()
         except ImageError:
-            digests.append(b"")
+            digests[path] = b""
     return digests
 
 
 def _state(paths: Sequence[str]) -> str:
     """Name the content of the files without reading them."""
     state = hashlib.sha256()
-    for path in paths:
-        try:
-            facts = os.stat(path)  # noqa: PTH116 - 100,000 of them: pathlib doubles the time
-            state.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-        except OSError:
-            state.update(f"{path}\0-\0".encode("utf-8", "surrogateescape"))
+    for path, facts in zip(paths, states(paths), strict=True):
+        text = f"{path}\0-\0" if facts == "absent" else f"{path}\0{facts}\0"
+        state.update(text.encode("utf-8", "surrogateescape"))
     return state.hexdigest()[:24]
 
 

@@ -1,12 +1,13 @@
 """Finds the images that a CSV names, and refuses every name that leads out of the folders the user gave.
 
-A name is resolved with all its links before it is accepted, and each folder is listed once: 97,698 images cost a few
-listings instead of as many `stat` calls. Nothing here opens a file.
+Links that lie in those folders are followed wherever they lead: whoever owns the folders made them. A CSV's own text
+leads nowhere: absolute paths to other folders are refused, and so is `..` out of them, also by way of a link.
+Each folder is listed once: 97,698 images cost a few listings instead of as many `stat` calls. Nothing here opens a file.
 
 Paths are plain strings here: `pathlib` would take ten times as long for each row.
 """
 
-# ruff: noqa: PTH115
+# ruff: noqa: PTH113, PTH114, PTH115, PTH120
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from typing import NamedTuple
 # Below each base folder, in the order of the original script.
 SEARCHED = ("", "train/", "val/", "images/")
 _MAX_LINKS = 40  # what Linux allows in one lookup
+# How far a folder is looked for that would have the images.
+_HINT_DEPTH, _HINT_FOLDERS = 3, 200
 # Names that need no normalization: no ".", "..", "~", scheme, backslash or doubled slash can hide in them.
 _PLAIN = re.compile(r"[A-Za-z0-9_][\w. -]*(?:/[A-Za-z0-9_][\w. -]*)*", re.ASCII)
 _NO_LEAF = frozenset({"", ".", ".."})
@@ -36,10 +39,12 @@ class Refusal(NamedTuple):
         kind: Plural noun to count it under; "missing images" and "unreadable images" follow `on_bad_image`, any other
             kind is always an error.
         text: The reason, to stand after the name.
+        cause: What rows that are refused alike have in common; "" where it is the text.
     """
 
     kind: str
     text: str
+    cause: str = ""
 
 
 class Location(NamedTuple):
@@ -48,7 +53,8 @@ class Location(NamedTuple):
     Attributes:
         name: The name in normal form, relative to its base folder: what enters the digest of the data.
         place: The path before links are followed: two rows with one place name the same file twice.
-        path: Absolute path with all links resolved, a regular file; "" where there is a refusal.
+        path: Place of the image (`fairface_core.images.places`): for a file its absolute path with all links resolved;
+            "" where there is a refusal.
         refusal: None where the image was found.
     """
 
@@ -65,12 +71,10 @@ class _Folder:
     Attributes:
         prefix: Its path with a slash at the end.
         kinds: Name -> "file", "link", or what else it is; empty where the folder may be entered but not listed.
-        refusal: Why nothing in it may be used; None where all may.
     """
 
     prefix: str
     kinds: dict[str, str]
-    refusal: Refusal | None = None
 
 
 class ImageFinder:
@@ -78,7 +82,7 @@ class ImageFinder:
 
     Args:
         root: The data folder; `root/`, `root/train/`, `root/val/` and `root/images/` are searched in this order.
-        image_roots: Further folders, searched in the same way after it; links may lead into them too.
+        image_roots: Further folders, searched in the same way after it.
     """
 
     def __init__(self, root: Path, image_roots: Sequence[Path] = ()) -> None:
@@ -91,6 +95,7 @@ class ImageFinder:
         self._listed: dict[str, _Folder | None] = {}
         self._candidates: dict[str, list[tuple[str, _Folder]]] = {}
         self._link_heads: dict[str, _Folder | None] = {}
+        self._missing: Refusal | None = None
 
     def find(self, text: str) -> Location:
         """Find one image.
@@ -104,12 +109,15 @@ class ImageFinder:
         name = text if plain else self._normal(text)
         if isinstance(name, Refusal):
             return Location(text, text, "", name)
+        # Below a link `..` is another folder than it reads.
+        strict = not plain and ".." in re.split(r"[/\\]", text)
         for spelling in (name,) if name.isascii() else _unicode_forms(name):
             for listed in (True, False):
                 if (found := self._search(name, spelling, listed)) is not None:
-                    return found
-        searched = ", ".join(self._searched[: len(SEARCHED)])
-        return Location(name, name, "", Refusal("missing images", f"is in none of the searched folders ({searched})"))
+                    return self._inside(found) if strict else found
+        if self._missing is None:
+            self._missing = Refusal("missing images", self._where_missing(name))
+        return Location(name, name, "", self._missing)
 
     def holds(self, real: str) -> bool:
         """Whether a path without links is, or lies in, one of the user's folders."""
@@ -129,8 +137,6 @@ class ImageFinder:
         if candidates is None:
             candidates = self._candidates[head] = self._candidates_for(head)
         for prefix, folder in candidates:
-            if folder.refusal is not None:
-                return Location(name, name, "", folder.refusal)
             kind = folder.kinds.get(leaf) if listed else _kind_of(folder.prefix + leaf)
             if kind == "file":
                 return Location(name, prefix + leaf, folder.prefix + leaf, None)
@@ -149,16 +155,13 @@ class ImageFinder:
         """Return the listing of a folder without links in its path; None where there is no such folder."""
         if real not in self._listed:
             prefix = _slashed(real)
-            if not self.holds(real):
-                self._listed[real] = _Folder(prefix, {}, self._outside(real))
-            else:
-                try:
-                    with os.scandir(real) as entries:
-                        self._listed[real] = _Folder(prefix, {entry.name: _entry_kind(entry) for entry in entries})
-                except (FileNotFoundError, NotADirectoryError):
-                    self._listed[real] = None
-                except OSError:
-                    self._listed[real] = _Folder(prefix, {})
+            try:
+                with os.scandir(real) as entries:
+                    self._listed[real] = _Folder(prefix, {entry.name: _entry_kind(entry) for entry in entries})
+            except (FileNotFoundError, NotADirectoryError):
+                self._listed[real] = None
+            except OSError:
+                self._listed[real] = _Folder(prefix, {})
         return self._listed[real]
 
     def _follow(self, first: str, kind: str) -> tuple[str, Refusal | None]:
@@ -190,12 +193,12 @@ class ImageFinder:
                 folder = self._link_heads[head] = self._open(os.path.realpath(head + "/"))
             if leaf in _NO_LEAF:
                 return "", Refusal("unreadable images", "is a link to a folder, not a regular file")
-            if folder is not None and folder.refusal is not None:
-                return "", folder.refusal
             path = "" if folder is None else folder.prefix + leaf
             found = None if folder is None else folder.kinds.get(leaf) or _kind_of(path)
             if found is None:
-                return "", Refusal("missing images", f"is a link to {target}, which does not exist")
+                return "", Refusal(
+                    "missing images", f"is a link to {target}, which does not exist", "a link to nothing"
+                )
             kind = found
         return "", Refusal("unreadable images", "is a link that leads round in a circle")
 
@@ -228,11 +231,45 @@ class ImageFinder:
     def _allowed(self) -> str:
         return f"{' and '.join(base.rstrip('/') or '/' for base in self._bases)}; --image_root DIR adds a folder"
 
-    def _outside(self, folder: str) -> Refusal:
-        bases = " and ".join(base.rstrip("/") or "/" for base in self._bases)
-        return Refusal(
-            "refused paths", f"leads by a link into {folder}, outside {bases}; --image_root {folder} allows it"
+    def _inside(self, found: Location) -> Location:
+        """Refuse what a text with `..` reached through a link that leaves the user's folders."""
+        if not found.path or self.holds(os.path.dirname(found.path)):
+            return found
+        refusal = Refusal(
+            "refused paths",
+            f"leads by .. and a link into {os.path.dirname(found.path)}, outside {self._allowed()}",
+            "a link through ..",
         )
+        return found._replace(path="", refusal=refusal)
+
+    def _where_missing(self, name: str) -> str:
+        """Say where images were looked for, and what may be the matter, told by the first that is missing."""
+        text = f"is in none of the searched folders ({', '.join(self._searched[: len(SEARCHED)])})"
+        for folder in filter(None, {*SEARCHED, f"{name.rpartition('/')[0]}/"} - {"/"}):
+            link = f"{self._bases[0]}{folder}".rstrip("/")
+            if os.path.islink(link) and not os.path.lexists(os.path.realpath(link)):
+                return (
+                    f"{text}; {link} is a link to {os.readlink(link)}, which is not there (a disk that is not mounted?)"
+                )
+        for folder in _folders_below(self._bases[0]):
+            if any(os.path.isfile(f"{folder}/{sub}{name}") for sub in SEARCHED):
+                return f"{text}; {folder} has it: --image_root {folder}"
+        return text
+
+
+def _folders_below(base: str) -> Iterator[str]:
+    """Yield folders up to three below, breadth first; not without end."""
+    level = [base.rstrip("/")]
+    for _ in range(_HINT_DEPTH):
+        below = []
+        for folder in level[:_HINT_FOLDERS]:
+            try:
+                with os.scandir(folder) as entries:
+                    below += sorted(entry.path for entry in entries if entry.is_dir())
+            except OSError:
+                continue
+        yield from below[:_HINT_FOLDERS]
+        level = below
 
 
 def _slashed(folder: str) -> str:

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from fairface_core.config import TrainConfig, data_fields, default_cache_dir
+from fairface_core.dataset.columns import open_csv
 from fairface_core.dataset.duplicates import file_digests, kept_of_duplicates
-from fairface_core.dataset.image_finder import ImageFinder
-from fairface_core.dataset.rows import LabelFile, Rows, digest_lines, read_label_file
+from fairface_core.dataset.rows import LabelFile, Rows, digest_lines, read_rows, rows_of_parquet
+from fairface_core.dataset.sources.archives import finder_for
+from fairface_core.dataset.sources.parquet import ParquetData, find_parquet, read_parquet
 from fairface_core.dataset.split import strata, stratified_sample, stratified_split
 from fairface_core.errors import DataError, Problems, shown
 from fairface_core.labels import AGE_GROUPS, GENDERS
@@ -30,6 +32,11 @@ __all__ = ["Labels", "Manifest", "Rows", "load_manifest", "read_labels"]
 
 TEST_SHARE = 0.2  # of the val CSV, protocol `seed`
 VALIDATION_SHARE = 0.1  # of the train CSV, protocol `official`: as many rows as FairFace's val CSV has
+PICKLES = (
+    "is a pickle, which can run any program when it is opened, and nothing in it says what its integers mean (in "
+    "nateraw/fairface 0 is Female); use the authors' archives or the Parquet files: see `data get`"
+)
+CSVS = ", ".join(TrainConfig.model_fields[name].default for name in ("train_csv", "val_csv"))
 # A row that two parts share is kept where it is worth most: what is scored must not move.
 _PRIORITY = ("test", "val", "train")
 
@@ -87,35 +94,71 @@ def load_manifest(config: TrainConfig) -> Manifest:
 
 
 def read_labels(config: TrainConfig, problems: Problems) -> Labels | None:
-    """Read both CSVs, and note every problem.
+    """Read the labels of a data folder, from its CSVs or its Parquet files, and note every problem.
 
     Returns:
-        What could be read; None where the root or a CSV is not there or has no readable header.
+        What could be read; None where the root or a file is not there or has no readable header.
     """
-    finder = _finder(config, problems)
+    if not _check_folders(config, problems):
+        return None
+    root = _expand(config.root)
+    paths = [_csv_path(config, name) for name in (config.train_csv, config.val_csv)]
+    if not any(os.path.lexists(path) for path in paths) and _default_csvs(config):
+        data = find_parquet(Path(os.path.realpath(root)), config.margin, problems)
+        if data is not None:
+            return _read_parquet(data, problems)
+        if problems:
+            return None
+        if not any(root.glob("*.csv")):
+            problems.add("missing files", _nothing_found(root))
+            return None
+    opened = [open_csv(path, problems, img_col=config.img_col) for path in paths]
+    texts = [one.images() for one in opened if one is not None]
+    finder = finder_for(root, [_expand(folder) for folder in config.image_root], config.margin, texts, problems)
     if finder is None:
         return None
-    files = []
-    for name in (config.train_csv, config.val_csv):
-        path = _csv_path(config, name, finder, problems)
-        if path is not None:
-            read = read_label_file(path, finder, problems, img_col=config.img_col, on_bad_image=config.on_bad_image)
-            files += [] if read is None else [read]
+    files = [
+        read_rows(one, finder.find, problems, on_bad_image=config.on_bad_image) for one in opened if one is not None
+    ]
     return Labels(*files) if len(files) == 2 else None
 
 
-def _finder(config: TrainConfig, problems: Problems) -> ImageFinder | None:
+def _nothing_found(root: Path) -> str:
+    """Say what a folder without label CSVs and Parquet files holds instead."""
+    for path in (root / "train.pt", root / "val.pt"):
+        if path.is_file():
+            return f"{path}: {PICKLES}"
+    there = sorted(path.name for path in root.iterdir())
+    holds = f"it holds {', '.join(shown(name, 60) for name in there[:6])}{', ...' if len(there) > 6 else ''}"
+    return (
+        f"--root {shown(str(root), 300)}: has neither label CSVs ({CSVS}) nor Parquet files (train-*.parquet and "
+        f"validation-*.parquet); {holds if there else 'it is empty'}; `data get --from hub --out DIR` downloads FairFace"
+    )
+
+
+def _read_parquet(data: ParquetData, problems: Problems) -> Labels | None:
+    read = read_parquet(data, problems)
+    return None if read is None else Labels(*(rows_of_parquet(*read[split], problems) for split in ("train", "val")))
+
+
+def _default_csvs(config: TrainConfig) -> bool:
+    return all(getattr(config, name) == TrainConfig.model_fields[name].default for name in ("train_csv", "val_csv"))
+
+
+def _check_folders(config: TrainConfig, problems: Problems) -> bool:
+    """Whether the folders that the user named are there."""
     if not config.root:
         problems.add("missing folders", "no data folder is named; give --root DIR with the label CSVs and images")
-        return None
+        return False
     folders = [("--root", config.root), *(("--image_root", folder) for folder in config.image_root)]
     for flag, folder in folders:
         if not os.path.isdir(_expand(folder)):
             reason = "is not a folder" if os.path.exists(_expand(folder)) else "does not exist"
-            problems.add(
-                "missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}; name a folder that is there"
-            )
-    return None if problems else ImageFinder(_expand(config.root), [_expand(folder) for folder in config.image_root])
+            advice = "name a folder that is there"
+            if folder.lower().endswith((".zip", ".parquet")) and reason == "is not a folder":
+                advice = "name the folder that it lies in, with the label CSVs beside an archive"
+            problems.add("missing folders", f"{flag} {shown(str(_expand(folder)), 300)} {reason}; {advice}")
+    return not problems
 
 
 def _expand(text: str) -> Path:
@@ -123,33 +166,24 @@ def _expand(text: str) -> Path:
     return Path(os.path.expanduser(text)).absolute()
 
 
-def _csv_path(config: TrainConfig, name: str, finder: ImageFinder, problems: Problems) -> Path | None:
-    given = Path(os.path.expanduser(name))
-    path = _expand(config.root) / given
-    # A folder from a stranger may hold a link in the place of its CSV; a path that the user typed is the user's.
-    typed = given.is_absolute() or ".." in given.parts
-    real = "" if typed or "\0" in name else os.path.realpath(path)
-    if real and not finder.holds(real):
-        problems.add(
-            "refused paths",
-            f"{path.name}: leads by a link to {real}, outside the root; "
-            "name the CSV by its absolute path, or its folder with --image_root",
-        )
-        return None
-    return path
+def _csv_path(config: TrainConfig, name: str) -> Path:
+    """Return the path of a CSV. A link in its place is followed: whoever owns the root made it."""
+    return _expand(config.root) / Path(os.path.expanduser(name))
 
 
 def check_overlap(labels: Labels, problems: Problems) -> None:
     """Note every image that both CSVs name: it would be trained on and scored."""
-    train_at = dict(zip(labels.train.places, labels.train.rows.line.tolist(), strict=True))
-    val = labels.val
-    for place, line, file in zip(val.places, val.rows.line.tolist(), val.rows.file.tolist(), strict=True):
+    train, val = labels.train.rows, labels.val.rows
+    train_at = {place: index for index, place in enumerate(labels.train.places)}
+    for index, place in enumerate(labels.val.places):
         if place in train_at:
+            first = f"{train.csv_name} {train.row_name(train_at[place])}"
             problems.add(
                 "images in both CSVs",
-                f"{val.rows.csv_name} line {line}: {shown(file, 200)} is also in {labels.train.rows.csv_name} line "
-                f"{train_at[place]}; remove one row, or use --drop_duplicates cross_split (bare names are looked for "
-                "in root/ and root/train/ before root/val/: write val/NAME)",
+                f"{val.where(index)} is also in {first}; remove one row, or use --drop_duplicates cross_split "
+                "(bare names are looked for in root/ and root/train/ before root/val/: write val/NAME)",
+                cause="both",
+                row=val.row_name(index),
             )
 
 
@@ -240,11 +274,9 @@ def _limit(limited: dict[str, Rows], limit: int, seed: int, parts: dict[str, Row
 
 
 def _digest(config: TrainConfig, labels: Labels, whole: dict[str, Rows], remaining: dict[str, Rows]) -> str:
-    choices = [getattr(config, name) for name in data_fields("which")]
+    choices = [getattr(config, name) for name in data_fields("which") if not config.is_as_before(name)]
     gone = sorted(
-        f"{rows.csv_name}:{line}"
-        for name, rows in whole.items()
-        for line in set(rows.line.tolist()) - set(remaining[name].line.tolist())
+        token for name, rows in whole.items() for token in rows.tokens(~np.isin(rows.line, remaining[name].line))
     )
     parts = [repr(choices), digest_lines(labels.train), digest_lines(labels.val), *gone]
     return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()

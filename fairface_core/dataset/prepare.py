@@ -70,7 +70,7 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
     paths = np.concatenate([rows.path for rows in splits.values()])
     cache = open_cache(
         list(dict.fromkeys(paths.tolist())),
-        cache_size_px(input_size(config.backbone, config.image_size)),
+        cache_size_px(input_size(config.backbone, config.image_size), config.cache_px),
         cache_dir=Path(config.cache_dir).expanduser().absolute() if config.cache_dir else default_cache_dir(),
         num_workers=config.num_workers,
         progress=progress,
@@ -83,7 +83,7 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
     joined, skipped = {}, []
     for name, rows in splits.items():
         position = cache.rows(rows.path)
-        skipped += [f"{rows.csv_name}:{line}" for line in rows.line[position < 0]]
+        skipped += rows.tokens(position < 0)
         joined[name] = Split(rows.take(np.flatnonzero(position >= 0)), position[position >= 0])
     empty = [name for name, split in joined.items() if len(split) < (MIN_TRAIN_ROWS if name == "train" else 1)]
     if empty:
@@ -100,7 +100,7 @@ def prepare_data(config: TrainConfig, *, progress: Callable[[int, int], None] | 
 
 def data_key(config: TrainConfig) -> str:
     """Return a text that is equal for configs whose runs read the same rows from the same cache."""
-    size_px = cache_size_px(input_size(config.backbone, config.image_size))
+    size_px = cache_size_px(input_size(config.backbone, config.image_size), config.cache_px)
     return repr((size_px, *(getattr(config, name) for name in data_fields())))
 
 

@@ -10,6 +10,7 @@ import io
 import os
 import stat
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from fairface_core.errors import DataError, Problems, one_line, shown
@@ -25,7 +26,7 @@ _FOREIGN = (
     (b"PK\x03\x04", "a zip file or an Excel workbook; save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save it as CSV"),
     (b"\x1f\x8b", "gzip-compressed; unpack it first"),
-    (b"PAR1", "a Parquet file; save it as CSV"),
+    (b"PAR1", "a Parquet file; give its folder as --root, without --train_csv and --val_csv"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),
     (b"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
@@ -57,6 +58,14 @@ class Table:
     encoding: str
     delimiter: str
 
+    def where(self, row: int) -> str:
+        """Return where a row stands, such as `fairface_label_val.csv line 7`."""
+        return f"{self.name} {self.row_name(row)}"
+
+    def row_name(self, row: int) -> str:
+        """Return the short name of a row, such as `line 7`."""
+        return f"line {self.lines[row]}"
+
 
 def read_table(path: Path, problems: Problems, *, name: str) -> Table | None:
     """Read a CSV: UTF-8 (with or without a BOM), UTF-16 with a BOM or Windows-1252; `,` `;` tab or `|`; any line end.
@@ -83,9 +92,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
         # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
-        raise DataError(
-            f"{name}: there is no such file: {shown(str(path), 300)}; check --root, --train_csv, --val_csv"
-        ) from None
+        raise DataError(f"{name}: there is no such file: {shown(str(path), 300)}; {_others(path)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{name}: cannot be opened ({reason}): {shown(str(path), 300)}") from None
@@ -97,6 +104,21 @@ def _read_bytes(path: Path, name: str) -> bytes:
         raise DataError(f"{name}: is not a regular file: {shown(str(path), 300)}; name a CSV file")
     with os.fdopen(handle, "rb") as file:
         return file.read(MAX_BYTES)
+
+
+def _others(path: Path) -> str:
+    """Say which CSVs lie in the folder where one was not found."""
+    advice = "check --root, --train_csv, --val_csv"
+    try:
+        there = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in (".csv", ".tsv"))
+    except OSError:
+        return advice
+    close = get_close_matches(path.name.casefold(), [name.casefold() for name in there], n=1, cutoff=0.75)
+    if close:
+        found = next(name for name in there if name.casefold() == close[0])
+        flag = "--val_csv" if "val" in found.casefold() else "--train_csv"
+        return f"did you mean {shown(found)}? Rename it, or name it with {flag}"
+    return f"{advice}; CSVs in that folder: {', '.join(map(shown, there[:6]))}" if there else advice
 
 
 def _decode(content: bytes, name: str) -> tuple[str, str]:
@@ -192,6 +214,8 @@ def _fit(row: list[str], header: tuple[str, ...], line: int, problems: Problems,
         "rows of a wrong width",
         f"{name} line {line}: has {len(row)} fields, the header has {width}; quote a field that holds the delimiter, "
         "or complete the row",
+        cause=(name, len(row)),
+        row=f"line {line}",
     )
     return []
 

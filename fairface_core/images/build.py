@@ -14,7 +14,7 @@ import queue
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,7 +23,10 @@ from typing import Any
 
 import PIL
 
+from fairface_core.console import tell
 from fairface_core.errors import CacheError
+from fairface_core.images.decode import ImageError, Raw
+from fairface_core.images.places import ahead, batches
 from fairface_core.images.worker import bytes_per_image, decode_rows, place
 from fairface_core.machine.pulse import beat
 from fairface_core.machine.resources import local_cpus
@@ -37,6 +40,7 @@ BUILDING = "building-"
 _IMAGES_PER_PROCESS = 512
 # Images that a process is asked for at a time: 20 ms of work, so all end together.
 _SPAN = 64
+_WORTH_TELLING = 2**26  # bytes: what takes seconds
 # glibc maps and unmaps each block of 128 KiB and more, and the kernel clears its pages anew. An image of 224 px that has
 # to be resized is such a block: 37 us to decode it and 60 to pack it for Pillow are saved in memory that is kept.
 _KEEP_MEMORY = {
@@ -70,7 +74,7 @@ def build_cache(
     try:
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir()
-        _check_space(temp, len(paths) * bytes_per_image(size_px))
+        _check_space(temp, len(paths), size_px)
         decoded = _decode_all(paths, size_px, temp / IMAGES, num_workers, progress)
         (temp / PATHS).write_text(json.dumps(list(paths)))
         meta = {
@@ -117,7 +121,11 @@ def _decode_all(
     progress: Callable[[int, int], None] | None,
 ) -> _Decoded:
     decoded = _Decoded()
-    spans = [range(start, min(start + _SPAN, len(paths))) for start in range(0, len(paths), _SPAN)]
+    row_of = {path: row for row, path in enumerate(paths)}
+
+    def spans(chosen: Sequence[str], most: int) -> Iterator[list[tuple[int, str, Raw]]]:
+        return ([(row_of[path], path, raw) for path, raw in batch] for batch in batches(chosen, most))
+
     num_processes = min(num_workers, local_cpus(), len(paths) // _IMAGES_PER_PROCESS)
     # Written, not mapped: a full disk is then an error with a name and not a SIGBUS.
     with target.open("wb") as file, ExitStack() as stack:
@@ -125,9 +133,6 @@ def _decode_all(
         handle = file.fileno()
 
         pixels = place(size_px)
-
-        def here(rows: Sequence[int], *, allow_large: bool = False) -> dict[str, Any]:
-            return decode_rows([paths[row] for row in rows], rows[0], pixels, handle, allow_large=allow_large)
 
         def count(reply: dict[str, Any]) -> None:
             decoded.add(reply)
@@ -137,14 +142,14 @@ def _decode_all(
 
         if num_processes >= 1:
             crew = stack.enter_context(_Crew(num_processes, size_px, target))
-            for reply in crew.map(paths, spans):
+            for reply in crew.map(spans(paths, _SPAN)):
                 count(reply)
         else:
-            for span in spans:
-                count(here(span))
+            for span in spans(paths, _SPAN):
+                count(decode_rows(span, pixels, handle))
         # One at a time, whatever the number of processes: each may take 0.5 GiB.
-        for row in decoded.large.copy():
-            count(here([row], allow_large=True))
+        for span in spans([paths[row] for row in decoded.large], 1):
+            count(decode_rows(span, pixels, handle, allow_large=True))
     return decoded
 
 
@@ -157,13 +162,11 @@ class _Crew:
         # numpy's OpenBLAS would start a thread for each core in every process; none of them multiplies matrices.
         environment = _KEEP_MEMORY | {"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": python_path}
         command = [sys.executable, "-m", "fairface_core.images.worker", str(target), str(size_px)]
-        self._stack = ExitStack()
-        self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
+        self._stack, self._num_processes = ExitStack(), num_processes
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         with ExitStack() as stack:
             for _ in range(num_processes):
-                process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-                )
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
                 stack.callback(_end, process)
                 self._idle.put(process)
             self._pool = stack.enter_context(ThreadPoolExecutor(num_processes))
@@ -176,37 +179,41 @@ class _Crew:
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
 
-    def map(self, paths: Sequence[str], spans: Sequence[range]) -> Iterator[dict[str, Any]]:
+    def map(self, spans: Iterable[list[tuple[int, str, Raw]]]) -> Iterator[dict[str, Any]]:
         """Decode every span; the replies come in order."""
 
-        def ask(span: range) -> dict[str, Any]:
+        def ask(span: list[tuple[int, str, Raw]]) -> dict[str, Any]:
             process = self._idle.get()
             try:
-                return _ask(process, span.start, paths[span.start : span.stop])
+                return _ask(process, span)
             finally:
                 self._idle.put(process)
 
-        return self._pool.map(ask, spans)
+        return ahead(self._pool, ask, spans, 2 * self._num_processes)
 
 
-def _ask(process: subprocess.Popen[str], first_row: int, paths: Sequence[str]) -> dict[str, Any]:
+def _ask(process: subprocess.Popen[bytes], span: list[tuple[int, str, Raw]]) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
+    unread = [[row, raw.reason] for row, _, raw in span if isinstance(raw, ImageError)]
+    items = [(row, path, raw) for row, path, raw in span if not isinstance(raw, ImageError)]
+    header = [(row, path, None if raw is None else len(raw)) for row, path, raw in items]
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps([first_row, list(paths)]) + "\n")
+        process.stdin.write((json.dumps(header) + "\n").encode() + b"".join(raw or b"" for _, _, raw in items))
         process.stdin.flush()
     line = process.stdout.readline()
     if not line:
         raise CacheError(
-            f"a process that decodes images ended with code {process.wait()} somewhere between {paths[0]} and "
-            f"{paths[-1]}; a code of -9 means that memory ran out: use a smaller --num_workers"
+            f"a process that decodes images ended with code {process.wait()} somewhere between {span[0][1]} and "
+            f"{span[-1][1]}; a code of -9 means that memory ran out: use a smaller --num_workers"
         )
     reply: dict[str, Any] = json.loads(line)
     if "error" in reply:
         raise OSError(reply["errno"], reply["error"])
+    reply["bad"] += unread
     return reply
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None and process.stdout is not None
     process.kill()
     with contextlib.suppress(BrokenPipeError):
@@ -215,13 +222,20 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+def _check_space(folder: Path, num_images: int, size_px: int) -> None:
+    needed, free = num_images * bytes_per_image(size_px), shutil.disk_usage(folder).free
+    what = f"{num_images:,} images at {size_px} px take {_told(needed)}; {folder.parent} has {_told(free)} free"
     if needed > free:
         raise CacheError(
-            f"the image cache needs {needed / 2**30:.1f} GiB, {folder.parent} has {free / 2**30:.1f} GiB free; "
-            "free some space or name another folder with --cache_dir"
+            f"the image cache does not fit: {what}; free some space, name another folder with --cache_dir, or store "
+            "smaller images with --cache_px"
         )
+    if needed >= _WORTH_TELLING:
+        tell(f"building the image cache: {what}")
+
+
+def _told(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _fsync(path: Path) -> None:

@@ -52,6 +52,10 @@ class ImageError(DataError):
         return type(self), (self.path, self.reason)
 
 
+# The bytes of an image, why they cannot be had, or None where it has a file of its own.
+Raw = bytes | ImageError | None
+
+
 class LargeImage(ImageError):
     """An image that may be fine, but takes so much memory that it must be decoded alone."""
 
@@ -99,11 +103,12 @@ def decode_image(path: str, *, allow_large: bool = True) -> Image.Image:
     return image_from_bytes(read_bytes(path), path, allow_large=allow_large)[0]
 
 
-def decode_into(path: str, size_px: int, out: np.ndarray, *, allow_large: bool = True) -> None:
+def decode_into(raw: bytes, path: str, size_px: int, out: np.ndarray, *, allow_large: bool = True) -> None:
     """Decode one image file into its place; the pixels and the refusals are those of `decode_image`.
 
     Args:
-        path: The file.
+        raw: The file's bytes.
+        path: What to call it.
         size_px: Square size, pixels.
         out: Filled: uint8 [size_px, size_px, 3], RGB. Another size is brought to it as torchvision's
             `Resize((size_px, size_px))` does for a PIL image: bilinear, with antialiasing.
@@ -113,7 +118,7 @@ def decode_into(path: str, size_px: int, out: np.ndarray, *, allow_large: bool =
         LargeImage: If it is large and `allow_large` is False.
         ImageError: Naming the path and the reason.
     """
-    image = decode_image(path, allow_large=allow_large)
+    image = image_from_bytes(raw, path, allow_large=allow_large)[0]
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
     out[:] = np.asarray(image)
@@ -143,6 +148,17 @@ def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tupl
     except Exception as error:
         # Not narrower: Pillow's decoders raise nearly every kind for a damaged file.
         raise ImageError(path, _reason(raw, error)) from error
+
+
+def bytes_of(place: str, raw: Raw) -> bytes:
+    """Return the bytes of an image, read now where it is a file.
+
+    Raises:
+        ImageError: Naming the place and the reason.
+    """
+    if isinstance(raw, ImageError):
+        raise raw
+    return read_bytes(place) if raw is None else raw
 
 
 def read_bytes(path: str) -> bytes:

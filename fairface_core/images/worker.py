@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fairface_core.images.decode import ImageError, LargeImage, decode_into
+from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, decode_into
 
 # Bytes of one write: some images of 224 px, few enough to be written while a core's own cache still holds them.
 _BYTES_PER_WRITE = 2**19
@@ -33,13 +33,12 @@ def place(size_px: int) -> np.ndarray:
 
 
 def decode_rows(
-    paths: Sequence[str], first_row: int, pixels: np.ndarray, handle: int, *, allow_large: bool = False
+    items: Sequence[tuple[int, str, Raw]], pixels: np.ndarray, handle: int, *, allow_large: bool = False
 ) -> dict[str, Any]:
-    """Decode files and write them into their places.
+    """Decode images and write them into their places.
 
     Args:
-        paths: Files of consecutive rows.
-        first_row: Row of the first one.
+        items: Row, place and bytes of each image; without bytes it is a file, which is read here.
         pixels: Where to decode them, uint8 [n, S, S, 3], from `place`; what it holds afterwards is of no use.
         handle: Open file of the images.
         allow_large: Decode large images too; without it they are left out and named.
@@ -48,24 +47,21 @@ def decode_rows(
         `written`: number of images written; `bad`: [row, reason] of each one refused; `large`: rows left out.
     """
     reply: dict[str, Any] = {"written": 0, "bad": [], "large": []}
-    size_px, waiting = pixels.shape[1], 0
-    for row, path in enumerate(paths, first_row):
+    size_px, waiting, next_row = pixels.shape[1], 0, 0
+    for row, path, raw in items:
+        if waiting and (row != next_row or waiting == len(pixels)):
+            _write(handle, next_row - waiting, pixels[:waiting])
+            waiting = 0
         try:
-            decode_into(path, size_px, pixels[waiting], allow_large=allow_large)
+            decode_into(bytes_of(path, raw), path, size_px, pixels[waiting], allow_large=allow_large)
+        except LargeImage:
+            reply["large"].append(row)
         except ImageError as error:
-            _write(handle, row - waiting, pixels[:waiting])
-            waiting = 0
-            if isinstance(error, LargeImage):
-                reply["large"].append(row)
-            else:
-                reply["bad"].append([row, error.reason])
-            continue
-        reply["written"] += 1
-        waiting += 1
-        if waiting == len(pixels):
-            _write(handle, row + 1 - waiting, pixels)
-            waiting = 0
-    _write(handle, first_row + len(paths) - waiting, pixels[:waiting])
+            reply["bad"].append([row, error.reason])
+        else:
+            waiting, next_row = waiting + 1, row + 1
+            reply["written"] += 1
+    _write(handle, next_row - waiting, pixels[:waiting])
     return reply
 
 
@@ -86,10 +82,13 @@ def _serve(target: str, size_px: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pixels = place(size_px)
     with Path(target).open("r+b", buffering=0) as file, contextlib.suppress(BrokenPipeError):
-        for line in sys.stdin:
-            first_row, paths = json.loads(line)
+        for line in sys.stdin.buffer:
+            items = [
+                (row, path, None if length is None else sys.stdin.buffer.read(length))
+                for row, path, length in json.loads(line)
+            ]
             try:
-                reply = decode_rows(paths, first_row, pixels, file.fileno())
+                reply = decode_rows(items, pixels, file.fileno())
             except OSError as error:
                 reply = {"errno": error.errno, "error": error.strerror or str(error)}
             # Not through sys.stdout, which would try again at exit.

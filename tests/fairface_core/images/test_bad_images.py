@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import time
 import warnings
@@ -209,12 +210,11 @@ def test_every_bad_image_is_named_in_one_pass(data_root: DataRoot, capsys: pytes
     assert main(flags) == 2
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert len(lines) == 21
-    assert all(
-        line.startswith(f"error: fairface_label_val.csv line {n + 2}: 'val/{n + 1}.jpg': ")
-        for n, line in enumerate(lines[:20])
+    assert lines[0].startswith("error: fairface_label_val.csv line 2: 'val/1.jpg': cannot be decoded (")
+    assert len(lines) < 10
+    assert (
+        sum(int(found[1]) if (found := re.search(r"for (\d+) more", line)) else 0 for line in lines) + len(lines) == 30
     )
-    assert lines[-1] == "error: and 10 more: unreadable images (10)"
     assert "126 checked, 30 unreadable" in out
     assert main([*flags, "--on_bad_image", "skip", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"]["unreadable"] == 30

@@ -369,7 +369,7 @@ def test_a_refused_write_is_named_and_leaves_nothing(
 
 
 def test_a_disk_that_is_too_small_is_known_before_decoding(photos: list[str], tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"needs .* GiB, .* free; free some space or name another folder"):
+    with pytest.raises(CacheError, match=r"does not fit: .* take .* GiB; .* has .* free; free some space, name"):
         opened(photos, tmp_path, 10**7)
     assert caches(tmp_path) == []
 
