@@ -16,6 +16,9 @@ from sweep.space.spec import SEED, SchedulerSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS
 
 SCHEMA_VERSION = 1
+# Two backbones whose mean_f1 differs by less are the same for practical purposes: half a standard error of the accuracy of
+# age on FairFace's usual 2,191 test images.
+EQUAL_WITHIN = 0.01
 # plan.json has six levels; anything much deeper is meant to exhaust a reader's stack.
 _MAX_LEVELS = 10
 
@@ -59,6 +62,7 @@ class Plan(BaseModel):
         scheduler: When trials are stopped.
         trials: The trials.
         notes: What a reader should know before the sweep starts, one line each.
+        equal_within: Differences in mean_f1 below it are none for practical purposes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +75,7 @@ class Plan(BaseModel):
     scheduler: SchedulerSpec
     trials: tuple[PlannedTrial, ...]
     notes: tuple[str, ...] = ()
+    equal_within: Annotated[float, Field(gt=0, lt=1)] = EQUAL_WITHIN
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of plan.json."""

@@ -15,9 +15,10 @@ compare them):
 - A configuration may borrow degrees of freedom, but not calm: no interval is narrower than its own deviation would
   make it if that were known exactly (`Spread`).
 
-Who may lend: the full-budget configurations with two seeds or more that learned something, scored on the same images.
-Trials that were stopped early may not: on recorded curves the deviation between seeds at the first rung was 0.6 to 1.7 times
-that of the full run, 0.6 to 3.7 times after one epoch (benchmarks/results).
+Who may lend (`sweep.results.leaderboard.lending`): full-budget configurations with two seeds or more, scored on the same
+images and about as good as the best of their group. Trials that were stopped early may not: on recorded curves the
+deviation between seeds at the first rung was 0.6 to 1.7 times that of the full run, 0.6 to 3.7 times after one epoch
+(benchmarks/results).
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def moderate(own: Floats, num_seeds: npt.ArrayLike, *, max_borrowed: float = MAX
     comparable = (d > 0) & (df > 0)
     ratio = np.divide(known, variance, out=np.where(known > 0, np.inf, 0.0), where=variance > 0)
     p_value = np.where(comparable, stats.f.sf(ratio, np.maximum(d, 1), np.maximum(df, 1)), 1.0)
-    lends = (d > 0) & (p_value >= NOT_LENDING_BELOW)
+    # Seeds that score exactly alike are constant answers, not calm.
+    lends = (d > 0) & (known > 0) & (p_value >= NOT_LENDING_BELOW)
     variance, df = others(np.where(lends, d, 0.0))
     borrowed = np.minimum(df, max_borrowed)
     alone = p_value < ALONE_BELOW

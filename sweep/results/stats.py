@@ -34,15 +34,13 @@ from typing import Literal
 
 import numpy as np
 
+from sweep.plan.plan import EQUAL_WITHIN
 from sweep.results.bootstrap import Metric, Predictions, image_covariance
 from sweep.results.borrow import SeedVariance, Spread, moderate
 
 Outcome = Literal["a", "b", "equal", "tie", "one seed"]
 
 CONFIDENCE = 0.95
-# Two backbones whose mean_f1 differs by less are the same for practical purposes: half a standard error of FairFace's
-# usual 2,191 test images, and less than what doubling the data or the resolution brings. A space sets its own.
-EQUAL_WITHIN = 0.01
 NUM_RESAMPLES = 2000
 
 COVERS_IMAGES = "other test images, for the trained models at hand: one seed does not show how seeds vary"
