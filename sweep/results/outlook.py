@@ -10,7 +10,7 @@ from sweep.results.stats import Comparison
 from sweep.wording import counted, listing, number, score
 
 # A verdict stays a few sentences: the nearest rivals are the ones to decide about.
-_MAX_TIES = 3
+_MAX_TIES = 2
 
 
 def seed_variance(board: Board, best: Sequence[Configuration]) -> list[str]:
@@ -64,7 +64,7 @@ def what_would_decide(board: Board, pairs: Sequence[Comparison], num_pairs: int)
         what = f"To tell {pair.a} and {pair.b} apart at the gap seen, {score(gap)}"
         if gap < pair.margin:
             said.append(
-                f"The gap between {pair.a} and {pair.b}, {score(gap)}, is below {number(pair.margin)}: hardly worth deciding."
+                f"The gap between {pair.a} and {pair.b}, {score(gap)}, is within {number(pair.margin)}: hardly worth deciding."
             )
             continue
         found = what_decides(pair, num_pairs)
