@@ -58,7 +58,9 @@ class SeedVariance:
     lends: npt.NDArray[np.bool_]
 
 
-def moderate(own: Floats, num_seeds: npt.ArrayLike, *, max_borrowed: float = MAX_BORROWED) -> SeedVariance:
+def moderate(
+    own: Floats, num_seeds: npt.ArrayLike, *, least: npt.ArrayLike = 0.0, max_borrowed: float = MAX_BORROWED
+) -> SeedVariance:
     """Move each configuration's variance towards that of the others.
 
     With d degrees of freedom of its own, variance S^2, and others whose mean variance (weighted by theirs) is s0^2,
@@ -71,11 +73,13 @@ def moderate(own: Floats, num_seeds: npt.ArrayLike, *, max_borrowed: float = MAX
     configuration itself takes part in them; here it does not, so that d0 and d are of different seeds). Equal numbers
     of seeds and few others make it the pooled variance.
 
-    The test is that of two variances, F = S^2 / s0^2, one-sided, with d and the others' degrees of freedom.
+    The test is that of two variances, F = S^2 / s0^2, one-sided, with d and the others' degrees of freedom; s0^2 is taken for
+    no less than what images alone explain, so that others whose seeds happened to agree accuse nobody.
 
     Args:
         own: Sample variances between seeds, `[..., k]`; what stands for one seed does not matter.
         num_seeds: Seeds of each, int `[k]`.
+        least: Variance of a seed's private errors of each, `[k]` or `[..., k]`: what images alone explain.
         max_borrowed: The most degrees of freedom that others may add.
     """
     own = np.asarray(own, dtype=np.float64)
@@ -83,16 +87,19 @@ def moderate(own: Floats, num_seeds: npt.ArrayLike, *, max_borrowed: float = MAX
     known = np.where(d > 0, own, 0.0)
 
     def others(weight: Floats) -> tuple[Floats, Floats]:
+        """Return the mean variance of all others, and their degrees of freedom."""
         df = weight.sum(axis=-1, keepdims=True) - weight
         total = (weight * known).sum(axis=-1, keepdims=True) - weight * known
         return np.maximum(total, 0.0) / np.maximum(df, 1.0), df
 
-    variance, df = others(d)
-    comparable = (d > 0) & (df > 0)
-    ratio = np.divide(known, variance, out=np.where(known > 0, np.inf, 0.0), where=variance > 0)
-    p_value = np.where(comparable, stats.f.sf(ratio, np.maximum(d, 1), np.maximum(df, 1)), 1.0)
-    # Seeds that score exactly alike are constant answers, not calm.
-    lends = (d > 0) & (known > 0) & (p_value >= NOT_LENDING_BELOW)
+    # Seeds that score exactly alike are constant answers, not calm: they lend nothing.
+    weight = np.where(known > 0, d, 0.0)
+    variance, df = others(weight)
+    variance = np.maximum(variance, least)
+    ratio = np.divide(known, variance, out=np.zeros(own.shape), where=variance > 0)
+    compared = (d > 0) & (df > 0)
+    p_value = np.where(compared, stats.f.sf(ratio, np.maximum(d, 1), np.maximum(df, 1)), 1.0)
+    lends = (weight > 0) & (p_value >= NOT_LENDING_BELOW)
     variance, df = others(np.where(lends, d, 0.0))
     borrowed = np.minimum(df, max_borrowed)
     alone = p_value < ALONE_BELOW

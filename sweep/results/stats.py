@@ -161,7 +161,7 @@ def score_interval(
     scores = np.array([one.score(metric) for one in predictions])
     mean = float(scores.mean())
     covariance = image_covariance(predictions, num_resamples=num_resamples, seed=seed, metric=metric)
-    variance = _seed_variance([scores, *lenders])
+    variance = _seed_variance([scores, *lenders], [_private(covariance)])
     half = float(_spread([scores], covariance, variance, [0]).half_width(1 - CONFIDENCE))
     several = len(scores) > 1
     sd = float(scores.std(ddof=1)) if several else None
@@ -207,8 +207,7 @@ def compare_all(
 
     Args:
         configurations: Name -> one Predictions per seed, all on the same images.
-        lenders: Test mean_f1 of the seeds of each further configuration: they are not compared, but lend degrees of
-            freedom, as those that are compared do.
+        lenders: Test mean_f1 of the seeds of each further configuration; those that are compared lend too.
         margin: Differences below it are none for practical purposes.
         num_resamples: Bootstrap resamples of the images; they are drawn and scored once for all pairs.
         seed: Of the resamples.
@@ -222,9 +221,9 @@ def compare_all(
     covariance = image_covariance(everyone, num_resamples=num_resamples, seed=seed)
     names = list(configurations)
     scores = [np.array([one.mean_f1 for one in seeds]) for seeds in configurations.values()]
-    variance = _seed_variance([*scores, *lenders])
     ends = np.cumsum([len(values) for values in scores])
     rows = [np.arange(end - len(values), end) for end, values in zip(ends, scores, strict=True)]
+    variance = _seed_variance([*scores, *lenders], [_private(covariance[np.ix_(own, own)]) for own in rows])
     pairs = []
     for i, j in combinations(range(len(names)), 2):
         both = np.concatenate([rows[i], rows[j]])
@@ -241,7 +240,7 @@ def compare_all(
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return Holm's adjusted p-values, float64, in the given order, along the last axis.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below the one before it, none above 1.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below the one before it or above 1.
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. Statist. 6, 1979. SciPy has
     only the false discovery rate, which promises less.
     """
@@ -256,9 +255,8 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 def allowed_ranks(comparisons: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
     """Return the best and the worst rank that each configuration can have, by test mean_f1.
 
-    Its best rank is one more than the number of those that are called better; its worst leaves below it only those that
-    are called worse. Since Holm's correction keeps every call of a table right in 95 % of sweeps, so are all the ranks
-    together. Source: Mogstad, Romano, Shaikh and Wilhelm, "Inference for Ranks with Applications to Mobility across
+    Its best rank is one more than the number of those called better; its worst leaves below it only those called worse.
+    Holm's correction keeps all calls of a table right in 95 % of sweeps, and so all ranks together. Source: Mogstad, Romano, Shaikh and Wilhelm, "Inference for Ranks with Applications to Mobility across
     Neighbourhoods and Academic Achievement across Countries", Review of Economic Studies 91, 2024, section 3.
 
     Args:
@@ -288,9 +286,20 @@ def equal_p_value(spread: Spread, difference: float | np.ndarray, margin: float)
     return np.where(room > 0, one_sided, 1 - one_sided)
 
 
-def _seed_variance(groups: Sequence[Sequence[float] | np.ndarray]) -> SeedVariance:
+def _private(covariance: np.ndarray) -> float:
+    """Return the variance of one seed's own errors on these images, from the `image_covariance` of a configuration."""
+    n = len(covariance)
+    if n == 1:
+        return 0.0
+    return max(float(np.diagonal(covariance).mean() - covariance[~np.eye(n, dtype=bool)].mean()), 0.0)
+
+
+def _seed_variance(groups: Sequence[Sequence[float] | np.ndarray], private: Sequence[float]) -> SeedVariance:
+    """Return the variances between the seeds of all groups; the first ones' private errors are known."""
     own = [np.var(scores, ddof=1) if len(scores) > 1 else np.nan for scores in groups]
-    return moderate(np.array(own), [len(scores) for scores in groups])
+    least = np.zeros(len(groups))
+    least[: len(private)] = private
+    return moderate(np.array(own), [len(scores) for scores in groups], least=least)
 
 
 def _spread(
@@ -304,21 +313,15 @@ def _spread(
         variance: Of all configurations of the sweep.
         which: Where the groups are among those.
     """
-    contrast = np.concatenate(
-        [np.full(len(scores), sign / len(scores)) for scores, sign in zip(groups, (1, -1), strict=False)]
-    )
-    private, first = np.zeros(len(groups)), 0
     num_seeds = np.array([len(scores) for scores in groups])
-    for i, n in enumerate(num_seeds):
-        own = covariance[first : first + n, first : first + n]
-        first += n
-        if n > 1:
-            private[i] = max(float(np.diagonal(own).mean() - own[~np.eye(n, dtype=bool)].mean()), 0.0)
+    contrast = np.repeat(np.array([1.0, -1.0])[: len(groups)] / num_seeds, num_seeds)
+    parts = np.split(np.arange(len(covariance)), num_seeds.cumsum()[:-1])
+    private = np.array([_private(covariance[np.ix_(part, part)]) for part in parts])
     # Of models that agree on every image the variance is 0, and rounding may put it below.
     images = max(float(contrast @ covariance @ contrast - (private / num_seeds).sum()), 0.0)
-    moderated = np.where(num_seeds > 1, variance.moderated[list(which)], np.nan)
-    own_variance = variance.own[list(which)]
-    return Spread(np.array(images), private, own_variance, moderated, variance.df[list(which)], num_seeds)
+    chosen = list(which)
+    moderated = np.where(num_seeds > 1, variance.moderated[chosen], np.nan)
+    return Spread(np.array(images), private, variance.own[chosen], moderated, variance.df[chosen], num_seeds)
 
 
 def _comparison(
