@@ -57,7 +57,7 @@ def what_would_decide(board: Board, pairs: Sequence[Comparison], num_pairs: int)
     if not tied:
         return []
     seen = max(smallest_gap(pair.spread, num_pairs) for pair in tied)
-    said = [f"A gap of {score(seen)} would have been seen by this sweep in 80\u202f% of cases."]
+    said = [f"The smallest gap that this sweep would have seen in 80\u202f% of cases is {score(seen)}."]
     official = _official_images(board)
     for pair in sorted(tied, key=lambda pair: -abs(pair.difference))[:_MAX_TIES]:
         gap = abs(pair.difference)

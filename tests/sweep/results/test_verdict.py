@@ -159,7 +159,7 @@ def test_a_tie_comes_with_what_would_decide_it(tmp_path: Path) -> None:
     _, verdict = judged(drawn(tmp_path, spaces=spaces, seeds=(1, 2, 3)))
     (pair,) = verdict.comparisons
     gap = smallest_gap(pair.spread, 1)
-    assert f"A gap of {gap:.3f} would have been seen by this sweep in 80\u202f% of cases." in verdict.caveats
+    assert f"The smallest gap that this sweep would have seen in 80\u202f% of cases is {gap:.3f}." in verdict.caveats
     decides = what_decides(pair, 1)
     if abs(pair.difference) < 0.01:
         assert any("hardly worth deciding" in caveat for caveat in verdict.caveats)
