@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import Row
-from sweep.plan.plan import EQUAL_WITHIN
 from sweep.results.borrow import MAX_BORROWED, SeedVariance, Spread, moderate
 from sweep.results.planning import smallest_gap
 from sweep.results.stats import equal_p_value, holm
+from sweep.space.spec import EQUAL_WITHIN
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,13 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fairface_core.config import validation_problem
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
-from sweep.space.spec import SEED, SchedulerSpec
+from sweep.space.spec import EQUAL_WITHIN, SEED, SchedulerSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS
 
 SCHEMA_VERSION = 1
-# Two backbones whose mean_f1 differs by less are the same for practical purposes: half a standard error of the accuracy of
-# age on FairFace's usual 2,191 test images.
-EQUAL_WITHIN = 0.01
 # plan.json has six levels; anything much deeper is meant to exhaust a reader's stack.
 _MAX_LEVELS = 10
 

@@ -34,9 +34,9 @@ from typing import Literal
 
 import numpy as np
 
-from sweep.plan.plan import EQUAL_WITHIN
 from sweep.results.bootstrap import Metric, Predictions, image_covariance
 from sweep.results.borrow import SeedVariance, Spread, moderate
+from sweep.space.spec import EQUAL_WITHIN
 
 Outcome = Literal["a", "b", "equal", "tie", "one seed"]
 
