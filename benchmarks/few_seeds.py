@@ -218,14 +218,15 @@ def questions() -> Iterator[Case]:
         yield doubled
         yield replace(doubled, name=f"{doubled.name}, no limit to what is borrowed", max_borrowed=float("inf"))
     for n, k in ((2, 2), (3, 2), (2, 4), (3, 4), (2, 8)):
-        for words, deviations in (
+        patterns: tuple[tuple[str, tuple[float, ...]], ...] = (
             ("no luck", (MUCH_PRIVATE,) * k),
             ("equal luck 0.005", (EQUAL_DEVIATION,) * k),
             ("one of threefold luck", tuple((luck**2 + MUCH_PRIVATE**2) ** 0.5 for luck in unequal(k)["one loud"])),
             ("one of threefold deviation", (MUCH_PRIVATE,) * (k - 1) + (3 * MUCH_PRIVATE,)),
-        ):
+        )
+        for words, own in patterns:
             name = f"{n} seeds, {k} backbones, private errors 0.006, {words}"
-            yield Case(name, (n,) * k, deviations, private=MUCH_PRIVATE)
+            yield Case(name, (n,) * k, own, private=MUCH_PRIVATE)
     for n, k in ((2, 2), (2, 4), (3, 4), (5, 4), (3, 8)):
         gap = detectable_gap(n, k)
         yield Case(f"{n} seeds, {k} backbones, planned for 80 %: gap {gap:.3f}", (n,) * k, (EQUAL_DEVIATION,) * k, gap)
