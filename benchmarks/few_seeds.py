@@ -141,7 +141,7 @@ def simulate(case: Case, *, sweeps: int, seed: int = 0) -> Shares:
     )
     variance = moderate(own, seeds, least=(case.private * case.images) ** 2, max_borrowed=case.max_borrowed)
     singles, pairs = np.arange(k)[:, None], np.array(list(combinations(range(k), 2)))
-    score_holds = np.abs(means - truth) <= _spread(case, variance, singles).half_width(0.05)
+    score_holds = np.abs(means - truth) <= _spread(case, variance, singles).private_known().half_width(0.05)
     spread = _spread(case, variance, pairs)
     a, b = pairs.T
     difference, true_difference = means[:, a] - means[:, b], truth[a] - truth[b]

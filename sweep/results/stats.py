@@ -162,7 +162,7 @@ def score_interval(
     mean = float(scores.mean())
     covariance = image_covariance(predictions, num_resamples=num_resamples, seed=seed, metric=metric)
     variance = _seed_variance([scores, *lenders], [_private(covariance)])
-    half = float(_spread([scores], covariance, variance, [0]).half_width(1 - CONFIDENCE))
+    half = float(_spread([scores], covariance, variance, [0]).private_known().half_width(1 - CONFIDENCE))
     several = len(scores) > 1
     sd = float(scores.std(ddof=1)) if several else None
     low, high, covers = max(mean - half, 0.0), min(mean + half, 1.0), COVERS_BOTH if several else COVERS_IMAGES

@@ -82,6 +82,13 @@ def test_half_widths_add_as_squares_and_none_is_below_its_own_deviation() -> Non
     assert spread(np.nan, np.nan, 0, private=0.0).half_width(0.05) == pytest.approx(z * np.sqrt(0.5))
 
 
+def test_private_errors_that_are_known_have_the_normal_quantile() -> None:
+    z, t = scipy_stats.norm.isf(0.025), scipy_stats.t.isf(0.025, 4)
+    known = spread(2.0, 1.0, 4, private=0.6).private_known()
+    assert known.half_width(0.05) == pytest.approx(np.sqrt(z**2 * (0.5 + 0.6 / 2) + t**2 * 1.4 / 2))
+    assert known.half_width(0.05) < spread(2.0, 1.0, 4, private=0.6).half_width(0.05)
+
+
 def test_the_p_value_is_the_level_whose_interval_just_reaches() -> None:
     one = spread(2.0, 1.0, 4)
     for alpha in (0.9, 0.05, 1e-6):
