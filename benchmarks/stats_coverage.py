@@ -256,7 +256,8 @@ def simulate(scenario: Scenario, *, trials: int, num_resamples: int, seed: int, 
         first = list(models.values())
         one = comparisons[0]
         truth = truths[0] - truths[1]
-        interval = score_interval(first[0], num_resamples=num_resamples, seed=trial)
+        others = [[run.mean_f1 for run in runs] for runs in first[1:]]
+        interval = score_interval(first[0], lenders=others, num_resamples=num_resamples, seed=trial)
         assert interval.low is not None and interval.high is not None
         hits += [
             one.low <= truth <= one.high,
