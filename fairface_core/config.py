@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fairface_core.errors import ConfigError, shown
 
@@ -84,7 +84,10 @@ class TrainConfig(BaseModel):
         "error", "what to do with unreadable or missing images", data="which"
     )
     drop_duplicates: Literal["none", "cross_split", "all"] = _field(
-        "none", "byte-identical images: keep, drop those shared by train and val, or drop all but one", data="which"
+        "none",
+        "byte-identical images: keep, drop those shared by train and val, or drop all but one; protocol official drops "
+        "the shared ones unless told otherwise",
+        data="which",
     )
     limit_train: int | None = _field(None, "use this many training rows, stratified", tunable=True, data="which", ge=18)
     limit_val: int | None = _field(None, "use this many rows of the val CSV, stratified", data="which", ge=18)
@@ -136,6 +139,14 @@ class TrainConfig(BaseModel):
         "runs/benchmark_results.csv", "benchmark CSV that gets this run's row", identity=False
     )
     resume: bool = _field(False, "go on from the state in out_dir", identity=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _official_trains_on_no_copy_of_a_test_image(cls, values: Any) -> Any:
+        """Let `official` drop shared copies by default: copies in train of val images are that protocol's known leak."""
+        if isinstance(values, dict) and values.get("protocol") == "official":
+            return {"drop_duplicates": "cross_split", **values}
+        return values
 
     @property
     def amp(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, plain_tune, scale_model, sharing, startup, step, sweep_overhead
+from benchmarks import gpu, plain_tune, scale_model, sharing, startup, stats_coverage, step, sweep_overhead
 from benchmarks.gpu_facts import covered
 from benchmarks.inputs import full_size_root
 from benchmarks.measure import Row, Sample, interleave, rate_row, ratio_row, summary
@@ -235,3 +235,24 @@ def test_a_process_that_maps_nothing_of_the_cache_has_no_image_memory(tmp_path: 
     sums = SimpleNamespace(**sharing.mapped_bytes("self", tmp_path))
     assert (sums.Pss, sums.Rss) == (0, 0)
     assert sums.other > 0
+
+
+def test_every_bar_of_the_statistics_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(
+        stats_coverage, ["--part", "scores", "--sweeps", "60", "--only", "gap 0.03$|4 backbones, equal$"], capsys
+    )
+    assert rows["power: 3 seeds, 4 backbones, gap 0.03: told apart"]["goal"] == 0.65
+    for words, goal in (("scores cover", 0.02), ("differences cover", 0.02), ("copies called different", 0.05)):
+        assert rows[f"2 seeds, 4 backbones, equal: {words}"]["goal"] == goal
+    scenario = [
+        "--part",
+        "predictions",
+        "--trials",
+        "4",
+        "--num-resamples",
+        "20",
+        "--only",
+        "^copies: 2 seeds, luck 0.015",
+    ]
+    rows = rows_of(stats_coverage, scenario, capsys)
+    assert rows["copies: 2 seeds, luck 0.015: called different"]["goal"] == 0.05

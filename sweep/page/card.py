@@ -33,7 +33,7 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
     assert record is not None and record.report is not None, "a ranked configuration has full runs"
     report = record.report
     metrics = [("mean_f1", configuration.test_scores(), configuration.test_span)]
-    metrics += [(name, configuration.test_scores(name), _ends(configuration, name)) for name in TEST_METRICS]
+    metrics += [(name, configuration.test_scores(name), _ends(board, configuration, name)) for name in TEST_METRICS]
     figures = [(one.sentence, one.words(value)) for one in STATISTICS if (value := one.of(report)) is not None]
     return environment().get_template("model_card.md.j2").render(
         run=board.run,
@@ -53,8 +53,10 @@ def render_card(board: Board, verdict: Verdict, group: str) -> str:
     )  # fmt: skip
 
 
-def _ends(one: Configuration, metric: Metric) -> tuple[float, float] | None:
+def _ends(board: Board, one: Configuration, metric: Metric) -> tuple[float, float] | None:
     """Return the ends of a metric's interval; without predictions there is none, as for mean_f1."""
     if one.test is None:
         return None
-    return score_interval([scored.test for scored in one.scored], metric=metric, num_resamples=_NUM_RESAMPLES).ends
+    lent = [other.test_scores(metric) for other in board.lenders(one)]
+    seeds = [scored.test for scored in one.scored]
+    return score_interval(seeds, lenders=lent, metric=metric, num_resamples=_NUM_RESAMPLES).ends

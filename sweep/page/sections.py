@@ -16,6 +16,7 @@ from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plot
 from sweep.results.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.results.leaderboard import Board, Configuration
 from sweep.results.statistics import STATISTICS
+from sweep.results.stats import allowed_ranks
 from sweep.results.verdict import Verdict
 from sweep.run_folder.records import RunRecord, TrialRecord
 from sweep.wording import axis_words
@@ -176,7 +177,11 @@ def _leaderboard(found: Findings) -> dict[str, Any]:
 
 def _comparisons(found: Findings) -> dict[str, Any] | None:
     pairs = found.verdict.comparisons
-    return {"pairs": pairs, "plot": comparison_plot(pairs)} if pairs else None
+    if not pairs:
+        return None
+    best = found.board.best_of_group
+    ranks = [(best[group], low, high) for group, (low, high) in allowed_ranks(pairs).items()]
+    return {"pairs": pairs, "plot": comparison_plot(pairs), "ranks": ranks}
 
 
 def _curves(found: Findings) -> dict[str, Any] | None:

@@ -92,6 +92,7 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
         scheduler=spec.scheduler,
         trials=trials,
         notes=tuple(notes),
+        equal_within=spec.equal_within,
     )
 
 

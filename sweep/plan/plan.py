@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fairface_core.config import validation_problem
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
-from sweep.space.spec import SEED, SchedulerSpec
+from sweep.space.spec import EQUAL_WITHIN, SEED, SchedulerSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS
 
 SCHEMA_VERSION = 1
@@ -59,6 +59,7 @@ class Plan(BaseModel):
         scheduler: When trials are stopped.
         trials: The trials.
         notes: What a reader should know before the sweep starts, one line each.
+        equal_within: Differences in mean_f1 below it are none for practical purposes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +72,7 @@ class Plan(BaseModel):
     scheduler: SchedulerSpec
     trials: tuple[PlannedTrial, ...]
     notes: tuple[str, ...] = ()
+    equal_within: Annotated[float, Field(gt=0, lt=1)] = EQUAL_WITHIN
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of plan.json."""

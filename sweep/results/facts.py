@@ -99,14 +99,17 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
         ),
         (
             "Intervals",
-            "95 %, over seeds and images: t intervals from the variance between seeds and a bootstrap of the images. "
-            "With one seed they speak of that trained model on other images only.",
+            "95 %, over seeds and images: t intervals from the variance between seeds and a bootstrap of the images. Each "
+            "configuration's variance is moved towards that of the sweep's other full-budget configurations of about "
+            "their group's best score, which lend it degrees of freedom, unless its own seeds differ by much more. With "
+            "one seed they speak of that trained model on other images only.",
         ),
         (
             "Comparisons",
             "Between each pair of groups' best configurations, paired on the same test images and over seeds; p-values "
-            "are Holm-corrected for the number of pairs. A corrected p of 0.05 or more is called a tie. A configuration of one "
-            "seed is never called better or worse: one seed cannot tell skill from luck.",
+            "are Holm-corrected for the number of pairs. A corrected p of 0.05 or more is called a tie, or equal for "
+            f"practical purposes where a difference of {number(run.plan.equal_within)} or more is ruled out the same way. A "
+            "configuration of one seed is never called better or worse: one seed cannot tell skill from luck.",
         ),
     ]
     if scheduler.kind == "asha":

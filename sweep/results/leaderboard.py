@@ -27,6 +27,11 @@ _READERS = 8
 # Validation has four times the images of test, so they matter less; 500 resamples give the width of an interval to 3 %
 # and take 0.05 s a configuration at 8,763 images (2,000 took 0.21 s), which a sweep of 500 trials feels.
 _VAL_RESAMPLES = 500
+# How far below its group's best, in validation mean_f1, a configuration may be and still lend: on recorded curves, seeds of
+# learning rates within this differed as the best one's do (0.35 to 2.1 times), those of others by 0.1 to 3.5 times as much. Lent
+# by near rates too, two seeds tell a gap of 0.03 in 42 % of sweeps instead of 31, three in as many; lent by any, three lose a
+# sixth of their power and intervals cover more than 97 % (benchmarks/results).
+_LENDS_WITHIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,15 @@ class Board:
     problems: tuple[tuple[str, str], ...]
 
     @cached_property
+    def lending(self) -> tuple[Configuration, ...]:
+        """The configurations whose seeds tell others how seeds vary; see `lending`."""
+        return lending(self.ranked)
+
+    def lenders(self, *borrowers: Configuration) -> list[Configuration]:
+        """Return those that lend to some configurations: on the same test images, and other ones."""
+        return lenders(self.lending, *borrowers)
+
+    @cached_property
     def best_of_group(self) -> dict[str, Configuration]:
         """The best ranked configuration of each group, best group first."""
         best: dict[str, Configuration] = {}
@@ -195,9 +209,9 @@ def build_board(run: RunRecord) -> Board:
     wanted = [record for one in ranked for record in one.full]
     with ThreadPoolExecutor(_READERS) as pool:
         found = dict(zip((r.trial_id for r in wanted), pool.map(lambda r: read_scored(run, r), wanted), strict=True))
-        with_intervals = pool.map(
-            lambda rank, one: _with_intervals(rank, one, found), range(1, len(ranked) + 1), ranked
-        )
+        ranked = [_with_predictions(rank, one, found) for rank, one in enumerate(ranked, start=1)]
+        lent = lending(ranked)
+        with_intervals = pool.map(lambda one: _with_intervals(one, lenders(lent, one)), ranked)
         problems = tuple((trial_id, text) for trial_id, text in found.items() if isinstance(text, str))
         return Board(run, tuple(with_intervals), tuple(partial), problems)
 
@@ -206,17 +220,48 @@ def _best_so_far(configuration: Configuration) -> float:
     return max((r.best_mean_f1 for r in configuration.records if r.best_mean_f1 is not None), default=0.0)
 
 
-def _with_intervals(rank: int, configuration: Configuration, found: dict[str, Scored | str]) -> Configuration:
+def lending(ranked: Sequence[Configuration]) -> tuple[Configuration, ...]:
+    """Return the configurations whose seeds tell others how seeds vary.
+
+    Two full runs or more, that learned something, and are about as good as the best of their group: see `_LENDS_WITHIN`
+    and sweep/results/borrow.py.
+
+    Args:
+        ranked: Best first.
+    """
+    best: dict[str, float] = {}
+    for one in ranked:
+        best.setdefault(one.group, fmean(one.val_scores()))
+    return tuple(
+        one
+        for one in ranked
+        if len(one.scored) > 1 and not one.constant_heads and fmean(one.val_scores()) >= best[one.group] - _LENDS_WITHIN
+    )
+
+
+def lenders(lent: Sequence[Configuration], *borrowers: Configuration) -> list[Configuration]:
+    """Return those of the lending configurations that were scored on the same images and are not borrowers themselves."""
+    names = {(one.group, one.config_id) for one in borrowers}
+    images = borrowers[0].scored[0].test_images if borrowers[0].scored else None
+    return [one for one in lent if (one.group, one.config_id) not in names and one.scored[0].test_images == images]
+
+
+def _with_predictions(rank: int, configuration: Configuration, found: dict[str, Scored | str]) -> Configuration:
     scored = [found[record.trial_id] for record in configuration.full]
     usable = tuple(one for one in scored if isinstance(one, Scored))
     if len(usable) < len(scored) or len({one.test_images for one in usable}) > 1:
         return replace(configuration, rank=rank)
+    return replace(configuration, rank=rank, scored=usable)
+
+
+def _with_intervals(one: Configuration, lent: Sequence[Configuration]) -> Configuration:
+    if not one.scored:
+        return one
+    val, test = [other.val_scores() for other in lent], [other.test_scores() for other in lent]
     return replace(
-        configuration,
-        rank=rank,
-        scored=usable,
-        val=score_interval([one.val for one in usable], num_resamples=_VAL_RESAMPLES),
-        test=score_interval([one.test for one in usable]),
+        one,
+        val=score_interval([each.val for each in one.scored], lenders=val, num_resamples=_VAL_RESAMPLES),
+        test=score_interval([each.test for each in one.scored], lenders=test),
     )
 
 

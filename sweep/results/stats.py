@@ -1,22 +1,25 @@
 """How sure are we: intervals of a score, differences between two configurations, and when to call a tie.
 
 Two things vary: the test images (a few thousand were drawn, others could have been) and the seed (the same recipe,
-trained again, gives another model). A configuration is usually known by three seeds scored on the *same* images.
+trained again, gives another model). A configuration is usually known by two or three seeds scored on the *same* images.
 Drawing images and seeds with replacement does not do here: it counts the seeds' private errors on the images twice
 and, of three seeds, a third of the seed variance not at all, so its intervals are too wide or too narrow as the one
-or the other prevails (benchmarks/results). Instead, the two are estimated apart and added:
+or the other prevails (benchmarks/results). Instead, the two are estimated apart and added, in four steps:
 
-- Images: the paired bootstrap variance of the mean score (or of the difference of two) with the trained models held
-  fixed. This is the whole of what other images would change, and the least that an interval can be.
-- Seeds: the sample variance S^2 of the seeds' scores holds their luck, and their private errors on these images too.
-  The latter the bootstrap knows: the mean variance of a seed's score less the mean covariance of two seeds' scores.
-  What S^2 has in excess of it, divided by n seeds, is the variance that other seeds would bring; 0 if there is none.
-- An interval's half width is `sqrt((z se_images)^2 + (t se_seeds)^2)`: each part with its own quantile, because n seeds
-  know their excess from n - 1 degrees of freedom only (two configurations: Welch-Satterthwaite). Such sums of
-  squared half widths are Cochran's, and MOVER's (Zou and Donner, Statistics in Medicine 27, 2008).
-- One seed shows no luck. The interval then speaks of the trained model at hand, and says so; and the verdict on a pair
-  is never that one configuration is better, because copies of one recipe would be called different in 18 % of cases
-  (benchmarks/results, luck 0.006).
+1. Images (`image_covariance`): the paired bootstrap variance of the mean score (or of the difference of two) with the
+   trained models held fixed. This is the whole of what other images would change, and the least an interval can be.
+2. Seeds (sweep/results/borrow.py): the sample variance S^2 of the seeds' scores holds their luck, and their private
+   errors on these images too. Those the bootstrap knows (the mean variance of a seed's score less the mean covariance
+   of two seeds' scores), so they are taken out of step 1 and S^2 is never believed to be less. Few seeds know S^2
+   badly; the sweep's other configurations lend it degrees of freedom.
+3. Both together (`Spread.half_width`): the squared half widths add, each with its own quantile (MOVER). The p-value is
+   the level whose interval just reaches 0.
+4. Many pairs (`holm`): the p-values of one table are corrected, and so are those of being equal for practical
+   purposes; from what is left follow the verdicts and the ranks that the data allow.
+
+One seed shows no luck, and what others would lend does not cover it: 68 % where its own luck is three times theirs.
+Its interval speaks of the trained model at hand, and says so; and the verdict on a pair is never that one configuration is
+better, because copies of one recipe would be called different in 18 % of cases (benchmarks/results, luck 0.006).
 
 Checked by simulation in benchmarks/stats_coverage.py and, smaller, in the tests.
 """
@@ -30,11 +33,12 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, stats
 
 from sweep.results.bootstrap import Metric, Predictions, image_covariance
+from sweep.results.borrow import SeedVariance, Spread, moderate
+from sweep.space.spec import EQUAL_WITHIN
 
-Outcome = Literal["a", "b", "tie", "one seed"]
+Outcome = Literal["a", "b", "equal", "tie", "one seed"]
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -54,6 +58,7 @@ class Interval:
         low: Lower end.
         high: Upper end.
         covers: What it would hold for, in words.
+        df: Degrees of freedom of its seed variance, those that other configurations lent included; 0 for one seed.
     """
 
     mean: float
@@ -62,6 +67,7 @@ class Interval:
     low: float
     high: float
     covers: str
+    df: float
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -83,10 +89,14 @@ class Comparison:
             (the mass above 0 of the distribution whose quantiles the intervals are).
         p_value: Two-sided, of no difference: 1 less the level of the interval that just reaches 0.
         p_holm: The same, Holm-corrected over all pairs of one table; None until `compare_all`.
+        margin: Differences below it are none for practical purposes, in mean_f1.
+        p_equal: Of a difference of at least the margin, either way: the larger p-value of the two one-sided tests.
+            `compare_all` corrects it after Holm too.
         se_images: Standard error of the difference that other test images would bring.
         se_seeds: The same of other seeds; 0 where the seeds differ no more than the images explain.
         num_seeds: Seeds of a and of b.
         num_images: Test images.
+        spread: Where the interval comes from.
     """
 
     a: str
@@ -97,10 +107,13 @@ class Comparison:
     p_greater: float
     p_value: float
     p_holm: float | None
+    margin: float
+    p_equal: float
     se_images: float
     se_seeds: float
     num_seeds: tuple[int, int]
     num_images: int
+    spread: Spread
 
     @property
     def covers(self) -> str:
@@ -115,12 +128,13 @@ class Comparison:
     def verdict(self, alpha: float = 1 - CONFIDENCE) -> Outcome:
         """Return which configuration is better, or why none is called so.
 
-        `tie`: the (Holm-corrected) p-value is not below `alpha`. `one seed`: it is, so one trained model is better than
-        the other, but a configuration of one seed cannot tell itself from a lucky draw.
+        `tie`: the (Holm-corrected) p-value is not below `alpha`. `equal`: it is not, and that of a difference of at
+        least the margin is. `one seed`: it is, so one trained model is better than the other, but a configuration of
+        one seed cannot tell itself from a lucky draw.
         """
         p_value = self.p_value if self.p_holm is None else self.p_holm
         if not p_value < alpha:
-            return "tie"
+            return "equal" if self.p_equal < alpha and not self.one_seed else "tie"
         if self.one_seed:
             return "one seed"
         return "a" if self.difference > 0 else "b"
@@ -129,6 +143,7 @@ class Comparison:
 def score_interval(
     predictions: Sequence[Predictions],
     *,
+    lenders: Sequence[Sequence[float]] = (),
     metric: Metric = "mean_f1",
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -137,6 +152,8 @@ def score_interval(
 
     Args:
         predictions: One per seed, on the same images.
+        lenders: The same metric of the seeds of each other configuration, on the same images: they lend degrees of
+            freedom.
         metric: Which one.
         num_resamples: Bootstrap resamples of the images.
         seed: Of the resamples: the same input gives the same interval.
@@ -144,10 +161,12 @@ def score_interval(
     scores = np.array([one.score(metric) for one in predictions])
     mean = float(scores.mean())
     covariance = image_covariance(predictions, num_resamples=num_resamples, seed=seed, metric=metric)
-    half = _Spread.of([scores], covariance).half_width(1 - CONFIDENCE)
-    sd = float(scores.std(ddof=1)) if len(scores) > 1 else None
-    covers = COVERS_BOTH if len(scores) > 1 else COVERS_IMAGES
-    return Interval(mean, sd, len(scores), max(mean - half, 0.0), min(mean + half, 1.0), covers)
+    variance = _seed_variance([scores, *lenders], [_private(covariance)])
+    half = float(_spread([scores], covariance, variance, [0]).private_known().half_width(1 - CONFIDENCE))
+    several = len(scores) > 1
+    sd = float(scores.std(ddof=1)) if several else None
+    low, high, covers = max(mean - half, 0.0), min(mean + half, 1.0), COVERS_BOTH if several else COVERS_IMAGES
+    return Interval(mean, sd, len(scores), low, high, covers, float(variance.df[0]) if several else 0.0)
 
 
 def compare(
@@ -155,6 +174,8 @@ def compare(
     b: Sequence[Predictions],
     *,
     names: tuple[str, str] = ("a", "b"),
+    lenders: Sequence[Sequence[float]] = (),
+    margin: float = EQUAL_WITHIN,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -164,20 +185,30 @@ def compare(
         a: One Predictions per seed.
         b: The same for the other configuration; the numbers of seeds may differ.
         names: What the Comparison calls them.
+        lenders: Test mean_f1 of the seeds of each further configuration.
+        margin: Differences below it are none for practical purposes.
         num_resamples: Bootstrap resamples of the images, the same ones for all models: a paired bootstrap.
         seed: Of the resamples.
     """
-    covariance = image_covariance([*a, *b], num_resamples=num_resamples, seed=seed)
-    return _comparison(names, _scores(a), _scores(b), covariance, len(a[0].age_true))
+    both = dict(zip(("a", "b"), (a, b), strict=True))
+    (pair,) = compare_all(both, lenders=lenders, margin=margin, num_resamples=num_resamples, seed=seed)
+    return dataclasses.replace(pair, a=names[0], b=names[1], p_holm=None)
 
 
 def compare_all(
-    configurations: Mapping[str, Sequence[Predictions]], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    configurations: Mapping[str, Sequence[Predictions]],
+    *,
+    lenders: Sequence[Sequence[float]] = (),
+    margin: float = EQUAL_WITHIN,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> list[Comparison]:
     """Compare every pair of configurations, Holm-corrected over the pairs.
 
     Args:
         configurations: Name -> one Predictions per seed, all on the same images.
+        lenders: Test mean_f1 of the seeds of each further configuration; those that are compared lend too.
+        margin: Differences below it are none for practical purposes.
         num_resamples: Bootstrap resamples of the images; they are drawn and scored once for all pairs.
         seed: Of the resamples.
 
@@ -188,90 +219,116 @@ def compare_all(
         return []
     everyone = [one for seeds in configurations.values() for one in seeds]
     covariance = image_covariance(everyone, num_resamples=num_resamples, seed=seed)
-    scores = {name: _scores(seeds) for name, seeds in configurations.items()}
-    ends = np.cumsum([len(values) for values in scores.values()])
-    rows = {name: np.arange(end - len(scores[name]), end) for name, end in zip(scores, ends, strict=True)}
+    names = list(configurations)
+    scores = [np.array([one.mean_f1 for one in seeds]) for seeds in configurations.values()]
+    ends = np.cumsum([len(values) for values in scores])
+    rows = [np.arange(end - len(values), end) for end, values in zip(ends, scores, strict=True)]
+    variance = _seed_variance([*scores, *lenders], [_private(covariance[np.ix_(own, own)]) for own in rows])
     pairs = []
-    for a, b in combinations(scores, 2):
-        both = np.concatenate([rows[a], rows[b]])
-        block = covariance[np.ix_(both, both)]
-        pairs.append(_comparison((a, b), scores[a], scores[b], block, len(everyone[0].age_true)))
-    adjusted = holm([pair.p_value for pair in pairs])
-    return [dataclasses.replace(pair, p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
+    for i, j in combinations(range(len(names)), 2):
+        both = np.concatenate([rows[i], rows[j]])
+        spread = _spread([scores[i], scores[j]], covariance[np.ix_(both, both)], variance, [i, j])
+        difference = float(scores[i].mean() - scores[j].mean())
+        pairs.append(_comparison((names[i], names[j]), difference, spread, margin, len(everyone[0].age_true)))
+    different, equal = holm([pair.p_value for pair in pairs]), holm([pair.p_equal for pair in pairs])
+    return [
+        dataclasses.replace(pair, p_holm=float(p), p_equal=float(q))
+        for pair, p, q in zip(pairs, different, equal, strict=True)
+    ]
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p-values, float64, in the given order.
+    """Return Holm's adjusted p-values, float64, in the given order, along the last axis.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below the one before it, none above 1.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below the one before it or above 1.
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. Statist. 6, 1979. SciPy has
     only the false discovery rate, which promises less.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
+    order = np.argsort(p, axis=-1, kind="stable")
+    scaled = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0), axis=-1)
     return adjusted
 
 
-def _scores(predictions: Sequence[Predictions]) -> np.ndarray:
-    return np.array([one.mean_f1 for one in predictions])
+def allowed_ranks(comparisons: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
+    """Return the best and the worst rank that each configuration can have, by test mean_f1.
+
+    Its best rank is one more than the number of those called better; its worst leaves below it only those called worse.
+    Holm's correction keeps all calls of a table right in 95 % of sweeps, and so all ranks together. Source: Mogstad, Romano, Shaikh and Wilhelm, "Inference for Ranks with Applications to Mobility across
+    Neighbourhoods and Academic Achievement across Countries", Review of Economic Studies 91, 2024, section 3.
+
+    Args:
+        comparisons: Of all pairs.
+    """
+    names = list(dict.fromkeys(name for pair in comparisons for name in (pair.a, pair.b)))
+    better = dict.fromkeys(names, 0)
+    worse = dict.fromkeys(names, 0)
+    for pair in comparisons:
+        outcome = pair.verdict()
+        if outcome in ("a", "b"):
+            ahead, behind = (pair.a, pair.b) if outcome == "a" else (pair.b, pair.a)
+            better[behind] += 1
+            worse[ahead] += 1
+    return {name: (1 + better[name], len(names) - worse[name]) for name in names}
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """Variances of a mean over seeds, or of the difference of two: from images, from seeds, and the latter's df."""
+def equal_p_value(spread: Spread, difference: float | np.ndarray, margin: float) -> np.ndarray:
+    """Return the p-value of a difference of at least `margin`, either way; small: equal for practical purposes.
 
-    images: float
-    seeds: float
-    df: float
+    The larger of the p-values of two one-sided tests, of -margin and of +margin: below 0.05 exactly where the 90 %
+    interval lies within the margins. Source: Schuirmann, "A comparison of the two one-sided tests procedure and the power
+    approach for assessing the equivalence of average bioavailability", J. Pharmacokinet. Biopharm. 15, 1987.
+    """
+    room = margin - np.abs(difference)
+    one_sided = spread.p_value(np.abs(room)) / 2
+    return np.where(room > 0, one_sided, 1 - one_sided)
 
-    @classmethod
-    def of(cls, groups: Sequence[np.ndarray], covariance: np.ndarray) -> _Spread:
-        """Estimate them for mean(groups[0]), or for mean(groups[0]) - mean(groups[1]).
 
-        Args:
-            groups: The seeds' scores of one or two configurations.
-            covariance: `image_covariance` of all their models, in the same order.
-        """
-        contrast = np.concatenate(
-            [np.full(len(scores), sign / len(scores)) for scores, sign in zip(groups, (1, -1), strict=False)]
-        )
-        excess, first = [], 0
-        for scores in groups:
-            n = len(scores)
-            own = covariance[first : first + n, first : first + n]
-            first += n
-            if n > 1:
-                private = np.diagonal(own).mean() - own[~np.eye(n, dtype=bool)].mean()
-                excess.append((max(float(scores.var(ddof=1) - private), 0.0) / n, n - 1))
-        seeds = sum(variance for variance, _ in excess)
-        squares = sum(variance**2 / df for variance, df in excess)
-        # Of models that agree on every image the variance is 0, and rounding may put it below.
-        images = max(float(contrast @ covariance @ contrast), 0.0)
-        return cls(images, seeds, seeds**2 / squares if squares > 0 else float("inf"))
+def _private(covariance: np.ndarray) -> float:
+    """Return the variance of one seed's own errors on these images, from the `image_covariance` of a configuration."""
+    n = len(covariance)
+    if n == 1:
+        return 0.0
+    return max(float(np.diagonal(covariance).mean() - covariance[~np.eye(n, dtype=bool)].mean()), 0.0)
 
-    def half_width(self, alpha: float) -> float:
-        """Return half the width of the interval of level 1 - alpha."""
-        z, t = stats.norm.isf(alpha / 2), stats.t.isf(alpha / 2, self.df)
-        return float(np.sqrt(z**2 * self.images + t**2 * self.seeds))
 
-    def p_value(self, difference: float) -> float:
-        """Return the alpha whose interval just reaches 0; 0 below 1e-15."""
-        distance, smallest = abs(difference), 1e-15
-        if distance < 1e-12:  # the rounding of a mean; one image more or less right moves a score by far more
-            return 1.0
-        if self.half_width(smallest) <= distance:
-            return 0.0
-        return float(optimize.brentq(lambda alpha: self.half_width(alpha) - distance, smallest, 1.0, xtol=1e-15))
+def _seed_variance(groups: Sequence[Sequence[float] | np.ndarray], private: Sequence[float]) -> SeedVariance:
+    """Return the variances between the seeds of all groups; the first ones' private errors are known."""
+    own = [np.var(scores, ddof=1) if len(scores) > 1 else np.nan for scores in groups]
+    least = np.zeros(len(groups))
+    least[: len(private)] = private
+    return moderate(np.array(own), [len(scores) for scores in groups], least=least)
+
+
+def _spread(
+    groups: Sequence[np.ndarray], covariance: np.ndarray, variance: SeedVariance, which: Sequence[int]
+) -> Spread:
+    """Return the spread of mean(groups[0]), or of mean(groups[0]) - mean(groups[1]).
+
+    Args:
+        groups: The seeds' scores of one or two configurations.
+        covariance: `image_covariance` of all their models, in the same order.
+        variance: Of all configurations of the sweep.
+        which: Where the groups are among those.
+    """
+    num_seeds = np.array([len(scores) for scores in groups])
+    contrast = np.repeat(np.array([1.0, -1.0])[: len(groups)] / num_seeds, num_seeds)
+    parts = np.split(np.arange(len(covariance)), num_seeds.cumsum()[:-1])
+    private = np.array([_private(covariance[np.ix_(part, part)]) for part in parts])
+    # Of models that agree on every image the variance is 0, and rounding may put it below.
+    images = max(float(contrast @ covariance @ contrast - (private / num_seeds).sum()), 0.0)
+    chosen = list(which)
+    moderated = np.where(num_seeds > 1, variance.moderated[chosen], np.nan)
+    return Spread(np.array(images), private, variance.own[chosen], moderated, variance.df[chosen], num_seeds)
 
 
 def _comparison(
-    names: tuple[str, str], a: np.ndarray, b: np.ndarray, covariance: np.ndarray, num_images: int
+    names: tuple[str, str], difference: float, spread: Spread, margin: float, num_images: int
 ) -> Comparison:
-    difference = float(a.mean() - b.mean())
-    spread = _Spread.of([a, b], covariance)
-    half, p_value = spread.half_width(1 - CONFIDENCE), spread.p_value(difference)
+    half, p_value = float(spread.half_width(1 - CONFIDENCE)), float(spread.p_value(abs(difference)))
+    private = float((spread.private / spread.num_seeds).sum())
     return Comparison(
         a=names[0],
         b=names[1],
@@ -281,8 +338,11 @@ def _comparison(
         p_greater=1 - p_value / 2 if difference > 0 else p_value / 2,
         p_value=p_value,
         p_holm=None,
-        se_images=spread.images**0.5,
-        se_seeds=spread.seeds**0.5,
-        num_seeds=(len(a), len(b)),
+        margin=margin,
+        p_equal=float(equal_p_value(spread, difference, margin)),
+        se_images=(float(spread.images) + private) ** 0.5,
+        se_seeds=float(spread.seeds - private) ** 0.5,
+        num_seeds=(int(spread.num_seeds[0]), int(spread.num_seeds[1])),
         num_images=num_images,
+        spread=spread,
     )

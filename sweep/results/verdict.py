@@ -10,11 +10,12 @@ from typing import Literal
 
 from fairface_core.trial.reports import constant_of
 from sweep.results.leaderboard import Board, Configuration
+from sweep.results.outlook import seed_variance, what_would_decide
 from sweep.results.stats import Comparison, compare_all
 from sweep.run_folder.records import RunRecord
-from sweep.wording import counted, listing, p_words, score, settings, signed, signed_span, span
+from sweep.wording import counted, listing, number, p_words, score, settings, signed, signed_span, span
 
-Kind = Literal["ahead", "one seed", "tie", "disagree", "alone", "not compared", "none"]
+Kind = Literal["ahead", "one seed", "equal", "tie", "disagree", "alone", "not compared", "none"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Verdict:
 
     Attributes:
         kind: `ahead`: the configuration that validation chose is better on test than every other group's best.
-            `one seed`: it is ahead of each on these images, but of a single seed, which may be luck. `tie`: at least
-            one of those cannot be told from it. `disagree`: one of them is better on test. `alone`: a single group is
+            `one seed`: it is ahead of each on these images, but of a single seed, which may be luck. `equal`: a larger
+            difference than the space's margin from at least one of those is ruled out. `tie`: at least one of those
+            cannot be told from it. `disagree`: one of them is better on test. `alone`: a single group is
             ranked. `not compared`: predictions are missing or of different images. `none`: nothing is ranked yet.
         headline: The answer in a few words.
         sentence: The answer with its numbers.
@@ -55,9 +57,17 @@ def judge(board: Board) -> Verdict:
     if problem:
         sentence = f"{_scores(leader)}. The groups cannot be compared: {problem}."
         return Verdict("not compared", "No comparison", sentence, caveats, ())
-    comparisons = tuple(compare_all({one.group: [s.test for s in one.scored] for one in best}))
-    kind, headline, sentence = _answer(leader, best[1:], comparisons[: len(best) - 1])
-    return Verdict(kind, headline, sentence, caveats, comparisons)
+    comparisons = tuple(
+        compare_all(
+            {one.group: [s.test for s in one.scored] for one in best},
+            lenders=[one.test_scores() for one in board.lenders(*best)],
+            margin=board.run.plan.equal_within,
+        )
+    )
+    against = comparisons[: len(best) - 1]
+    kind, headline, sentence = _answer(leader, best[1:], against)
+    deciding = tuple(what_would_decide(board, against, len(comparisons)))
+    return Verdict(kind, headline, sentence, deciding + caveats, comparisons)
 
 
 def _answer(
@@ -66,9 +76,10 @@ def _answer(
     """Word the result of the leader against every other group; `pairs` has the leader as `a`."""
     found = [(pair.verdict(), other, pair) for other, pair in zip(others, pairs, strict=True)]
     behind = [(other, pair) for outcome, other, pair in found if outcome == "a"]
+    equal = [(other, pair) for outcome, other, pair in found if outcome == "equal"]
     tied = [(other, pair) for outcome, other, pair in found if outcome == "tie"]
     maybe = [(other, pair) for outcome, other, pair in found if outcome == "one seed" and pair.difference > 0]
-    better = [(other, pair) for outcome, other, pair in found if outcome != "tie" and pair.difference < 0]
+    better = [(other, pair) for outcome, other, pair in found if outcome in ("b", "one seed") and pair.difference < 0]
     parts = [_scores(leader)]
     if better:
         parts.append(
@@ -79,6 +90,9 @@ def _answer(
             parts.append("With one seed, either may be luck")
     if tied:
         parts.append(f"It is a tie with {_each(tied)}: the test images and seeds do not tell them apart")
+    if equal:
+        margin = number(equal[0][1].margin)
+        parts.append(f"For practical purposes it equals {_each(equal)}: a difference of {margin} or more is ruled out")
     if maybe:
         parts.append(f"On these test images it is ahead of {_each(maybe)}, but one seed cannot tell that from luck")
     if behind:
@@ -94,6 +108,9 @@ def _answer(
         return "disagree", "Validation and test disagree", sentence
     if tied:
         return "tie", f"A tie: {listing([leader.group, *(other.group for other, _ in tied)])}", sentence
+    if equal:
+        names = listing([leader.group, *(other.group for other, _ in equal)])
+        return "equal", f"Equal for practical purposes: {names}", sentence
     if maybe:
         return "one seed", f"{leader.group} leads on one seed, which may be luck", sentence
     return "ahead", f"{leader.group} is ahead", sentence
@@ -212,12 +229,7 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
             f"One seed only for {listing(single)}: the interval covers other test images, not another training run. "
             "Two or more seeds would show what is luck."
         )
-    double = [one.group for one in best if len(one.full) == 2]
-    if double:
-        caveats.append(
-            f"Two seeds only for {listing(double)}: they say little about luck, so the intervals are about twice as wide "
-            "as three seeds would make them."
-        )
+    caveats += seed_variance(board, best)
     caveats += [_constant(one) for one in best if one.constant_heads]
     caveats += _nothing_learned(run)
     lost = [f"{one.group} ({one.note})" for one in best if one.note]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairface_core.config import TrainConfig, data_fields
+from fairface_core.config import TrainConfig, data_fields, make_config
 from fairface_core.dataset.manifest import Manifest, load_manifest, read_labels
 from fairface_core.dataset.rows import Rows, digest_lines
 from fairface_core.dataset.split import strata, stratified_split
@@ -234,6 +234,20 @@ def test_drop_duplicates(data_root: DataRoot) -> None:
         "cross_split": {"train": 2, "val": 1, "test": 0},
         "all": {"train": 3, "val": 1, "test": 1},
     }
+
+
+def test_official_carves_no_copy_of_a_test_image_unless_told_so(data_root: DataRoot) -> None:
+    copy_image(data_root, "val/7.jpg", "train/1.jpg")
+    copy_image(data_root, "train/3.jpg", "train/4.jpg")
+    manifest = load_manifest(data_root.config(protocol="official"))
+    assert "train/1.jpg" not in files(manifest.train) + files(manifest.val)
+    assert "val/7.jpg" in files(manifest.test) and len(manifest.test) == 90
+    assert manifest.counts["drop_duplicates"] == "cross_split"
+    assert sum(manifest.counts["duplicates_dropped"].values()) in (1, 2)  # 2 where the carve parts train/3 and its copy
+    kept = load_manifest(data_root.config(protocol="official", drop_duplicates="none"))
+    assert "train/1.jpg" in files(kept.train) + files(kept.val)
+    assert make_config({"protocol": "official"}).replace(epochs=3).drop_duplicates == "cross_split"
+    assert make_config({}).drop_duplicates == "none"
 
 
 def test_remembered_digests_notice_a_changed_or_damaged_file(data_root: DataRoot) -> None:

@@ -98,6 +98,16 @@ def test_a_difference_is_told_in_words(tmp_path: Path) -> None:
     ]
 
 
+def test_what_counts_as_equal_is_planned_and_stays(tmp_path: Path) -> None:
+    """A margin chosen after the scores were seen would prove anything."""
+    old, new = (plan_of(tmp_path, DESIGN_SPACE, sets=sets) for sets in ([], ["equal_within=5e-3"]))
+    assert (old.equal_within, new.equal_within) == (0.01, 0.005)
+    assert space_difference(old, new) == ["equal_within: was not given, is 0.005"]
+    assert [trial.trial_id for trial in old.trials] == [trial.trial_id for trial in new.trials]
+    before = {key: value for key, value in new.to_json().items() if key != "equal_within"}
+    assert Plan.from_json(before).equal_within == 0.01
+
+
 def test_other_trials_of_the_same_space_come_from_another_version(tmp_path: Path) -> None:
     old = plan_of(tmp_path, "space: {lr: {grid: [1e-4, 1e-3]}}")
     trials = (old.trials[0].model_copy(update={"trial_id": "resnet50-00000000"}), *old.trials[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -19,7 +20,16 @@ from sweep.results.bootstrap import (
     resample_weights,
     resampled_scores,
 )
-from sweep.results.stats import COVERS_BOTH, COVERS_IMAGES, compare, compare_all, holm, score_interval
+from sweep.results.stats import (
+    COVERS_BOTH,
+    COVERS_IMAGES,
+    Comparison,
+    allowed_ranks,
+    compare,
+    compare_all,
+    holm,
+    score_interval,
+)
 
 
 def models(seeds: tuple[int, ...], *, draw: int = 0, better: float = 0.0, num_images: int = 2191) -> dict:
@@ -228,6 +238,9 @@ def test_p_value_interval_and_verdict_agree() -> None:
         found = compare(both["a"], both["b"], num_resamples=200)
         outside = not found.low <= 0 <= found.high
         assert (found.p_value < 0.05) == outside == (found.verdict() != "tie")
+        half = found.spread.half_width(0.1)
+        within = -found.margin < found.difference - half and found.difference + half < found.margin
+        assert (found.p_equal < 0.05) == within
         assert (found.p_greater > 0.5) == (found.difference > 0)
         assert found.p_value == pytest.approx(2 * min(found.p_greater, 1 - found.p_greater), abs=1e-9)
         verdicts.append(found.verdict())
@@ -247,7 +260,8 @@ def test_all_pairs_are_single_pairs_with_holms_correction() -> None:
     together = compare_all(drawn)
     assert [(pair.a, pair.b) for pair in together] == [("a", "b"), ("a", "c"), ("b", "c")]
     for pair in together:
-        alone = compare(drawn[pair.a], drawn[pair.b])
+        third = [[one.mean_f1 for one in seeds] for name, seeds in drawn.items() if name not in (pair.a, pair.b)]
+        alone = compare(drawn[pair.a], drawn[pair.b], lenders=third)
         assert alone.p_holm is None
         for name in ("difference", "low", "high", "p_value", "p_greater", "se_images", "se_seeds"):
             assert getattr(pair, name) == pytest.approx(getattr(alone, name), abs=1e-9)
@@ -269,7 +283,7 @@ def test_the_verdict_is_holms() -> None:
 def test_one_seed_never_calls_a_configuration_better() -> None:
     both = models((1, 3), better=0.12)
     one_sided, both_sided = compare(both["a"], both["b"]), compare(models((3, 3), better=0.12)["a"], both["b"])
-    assert one_sided.p_value < 0.001 and one_sided.high < 0
+    assert one_sided.p_value < 0.01 and one_sided.high < 0
     assert (one_sided.verdict(), both_sided.verdict()) == ("one seed", "b")
     (pair,) = compare_all({"a": both["a"], "b": both["b"]})
     assert (pair.verdict(), pair.verdict(alpha=0.0)) == ("one seed", "tie")
@@ -293,7 +307,7 @@ def test_one_seed_comparison_is_the_paired_bootstrap_of_images() -> None:
     assert found.p_value == pytest.approx(2 * scipy_stats.norm.sf(abs(found.difference) / found.se_images), abs=1e-9)
 
 
-def test_where_seeds_prevail_the_interval_is_welchs_t() -> None:
+def test_where_seeds_prevail_the_interval_is_students_t() -> None:
     """Images that all models get right alike add nothing: what is left is the t test of the seeds' scores."""
     rng = np.random.default_rng(0)
     age, gender = np.repeat(np.arange(9), 4000), np.arange(36_000) % 2
@@ -304,10 +318,10 @@ def test_where_seeds_prevail_the_interval_is_welchs_t() -> None:
 
     a, b = runs([0.5, 0.7, 0.9]), runs([0.4, 0.55, 0.85, 0.6])
     found = compare(a, b, num_resamples=200)
-    welch = scipy_stats.ttest_ind([r.mean_f1 for r in a], [r.mean_f1 for r in b], equal_var=False)
+    pooled = scipy_stats.ttest_ind([r.mean_f1 for r in a], [r.mean_f1 for r in b])
     assert found.se_seeds > 30 * found.se_images
-    assert found.p_value == pytest.approx(welch.pvalue, rel=0.01)
-    low, high = welch.confidence_interval()
+    assert found.p_value == pytest.approx(pooled.pvalue, rel=0.01)
+    low, high = pooled.confidence_interval()
     assert (found.low, found.high) == pytest.approx((low, high), rel=0.01)
 
 
@@ -315,10 +329,42 @@ def test_image_covariance_of_one_model_is_a_matrix() -> None:
     assert image_covariance(models((1,))["a"], num_resamples=50, seed=0).shape == (1, 1)
 
 
+def test_models_of_many_images_that_differ_by_less_than_the_margin_are_equal() -> None:
+    both = models((3, 3), num_images=20_000)
+    found = compare(both["a"], both["b"], margin=0.02, num_resamples=200)
+    assert found.p_equal < 0.05 and found.verdict() == "equal"
+    assert compare(both["a"], both["b"], margin=abs(found.difference), num_resamples=200).verdict() == "tie"
+    one = compare(both["a"][:1], both["b"], margin=0.03, num_resamples=200)
+    assert one.p_equal < 0.05 and one.verdict() == "tie"
+
+
+def test_others_seeds_narrow_the_interval_and_the_test_is_stricter_with_fewer() -> None:
+    both = models((2, 2), better=0.03)
+    lent = [[one.mean_f1 for one in models((2,), draw=draw)["a"]] for draw in range(1, 5)]
+    alone, helped = score_interval(both["a"]), score_interval(both["a"], lenders=lent)
+    assert (alone.df, helped.df, alone.mean) == (1, 5, helped.mean)
+    assert helped.high - helped.low < alone.high - alone.low
+    assert score_interval(both["a"][:1], lenders=lent) == score_interval(both["a"][:1])
+    assert score_interval(both["a"][:1]).df == 0
+
+
+def test_ranks_are_what_the_pairs_leave_open() -> None:
+    def pairs(better: float) -> list[Comparison]:
+        return compare_all(models((3, 3, 3), better=better), num_resamples=200)
+
+    assert allowed_ranks(pairs(0.1)) == {"a": (3, 3), "b": (2, 2), "c": (1, 1)}
+    assert allowed_ranks(pairs(0.0)) == {"a": (1, 3), "b": (1, 3), "c": (1, 3)}
+    first, _, last = pairs(0.1)
+    tied = dataclasses.replace(first, p_holm=0.5)
+    between = dataclasses.replace(last, a="a", b="c")
+    assert allowed_ranks([tied, between, last]) == {"a": (2, 3), "b": (2, 3), "c": (1, 1)}
+
+
 def test_holm_is_rs_p_adjust() -> None:
     """R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm") is 0.03 0.06 0.06 0.02."""
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.7, 0.6]), [1.0, 1.0])
+    np.testing.assert_allclose(holm(np.array([[0.7, 0.6], [0.01, 0.5]])), [[1.0, 1.0], [0.02, 0.5]])
     assert holm([]).shape == (0,)
 
 

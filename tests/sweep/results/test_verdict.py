@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 from fairface_core.files.folder import open_folder
 from sweep.results.leaderboard import Board, build_board
+from sweep.results.planning import smallest_gap, what_decides
 from sweep.results.verdict import Verdict, judge
 from sweep.run_folder.records import read_run
 from tests.sweep.results.test_benchmark import edit_json, recomputed
@@ -131,11 +133,59 @@ def test_one_group_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     assert any("One seed only" in caveat for caveat in verdict.caveats)
 
 
-@pytest.mark.parametrize(("seeds", "said"), [((1, 2), True), ((1, 2, 3), False)])
-def test_two_seeds_come_with_what_a_third_would_bring(tmp_path: Path, seeds: tuple[int, ...], said: bool) -> None:
-    _, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=seeds))
-    found = [caveat for caveat in verdict.caveats if caveat.startswith("Two seeds only for convnext_tiny and resnet50")]
-    assert len(found) == said
+def test_a_verdict_names_what_was_borrowed(tmp_path: Path) -> None:
+    board, verdict = judged(drawn(tmp_path, spaces=PAIR, seeds=(1, 2)))
+    dfs = {one.test.df for one in board.best_of_group.values() if one.test}
+    expected = "Seed variance from 2 configurations: 2 degrees of freedom where a configuration's own seeds give 1."
+    assert dfs == {2} and expected in verdict.caveats
+
+
+def test_two_seeds_of_a_single_configuration_come_with_what_a_third_would_bring(tmp_path: Path) -> None:
+    _, verdict = judged(drawn(tmp_path, spaces={"resnet50": (3e-4,)}, seeds=(1, 2)))
+    assert any(caveat.startswith("Two seeds only for resnet50, and no other") for caveat in verdict.caveats)
+
+
+def test_configurations_near_their_groups_best_lend_and_worse_ones_do_not(tmp_path: Path) -> None:
+    run = drawn(tmp_path, spaces={"resnet50": (1e-4, 3e-4, 1e-3), "convnext_tiny": (3e-4,)}, seeds=(1, 2))
+    board, _ = judged(run)
+    best = {one.group: fmean(one.val_scores()) for one in board.best_of_group.values()}
+    near = [one.config_id for one in board.ranked if fmean(one.val_scores()) >= best[one.group] - 0.03]
+    assert [one.config_id for one in board.lending] == near and 2 <= len(near) < 4
+    assert {one.config_id for one in board.lenders(board.ranked[0])} == {*near} - {board.ranked[0].config_id}
+
+
+def test_a_tie_comes_with_what_would_decide_it(tmp_path: Path) -> None:
+    spaces = {"efficientnet_v2_s": (3e-4,), "convnext_tiny": (3e-4,)}
+    _, verdict = judged(drawn(tmp_path, spaces=spaces, seeds=(1, 2, 3)))
+    (pair,) = verdict.comparisons
+    gap = smallest_gap(pair.spread, 1)
+    assert f"The smallest gap that this sweep would have seen in 80\u202f% of cases is {gap:.3f}." in verdict.caveats
+    decides = what_decides(pair, 1)
+    if abs(pair.difference) < 0.01:
+        assert any("hardly worth deciding" in caveat for caveat in verdict.caveats)
+    else:
+        assert any(f"would take {decides.seeds} seeds of each instead of 3" in caveat for caveat in verdict.caveats)
+
+
+def test_a_sharper_test_is_named_where_it_would_do(tmp_path: Path) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2), num_test=900)
+    for trial in (trial for group in PAIR for trial in trials_of(run, group)):
+        edit_json(trial / "report.json", lambda r: r["data"].update(csv_rows={"train": 1, "val": 12_000}))
+    _, verdict = judged(run)
+    assert verdict.kind == "tie"
+    assert any(caveat.endswith("Protocol official, with 12,000, would do.") for caveat in verdict.caveats)
+
+
+def test_a_small_difference_that_is_well_known_is_called_equal(tmp_path: Path) -> None:
+    spaces = {"efficientnet_v2_s": (3e-4,), "convnext_tiny": (3e-4,)}
+    run = drawn(tmp_path, spaces=spaces, seeds=(1, 2, 3))
+    _, verdict = judged(run)
+    assert verdict.kind == "tie"
+    edit_json(run / "plan.json", lambda plan: plan.update(equal_within=0.2))
+    _, verdict = judged(run)
+    assert (verdict.kind, verdict.headline[:31]) == ("equal", "Equal for practical purposes: e")
+    assert "For practical purposes it equals convnext_tiny (difference" in verdict.sentence
+    assert "a difference of 0.2 or more is ruled out" in verdict.sentence
 
 
 def test_one_seed_is_never_called_better(tmp_path: Path) -> None:
