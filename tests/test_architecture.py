@@ -21,11 +21,11 @@ SWEEP = sorted((PROJECT / "sweep").rglob("*.py"))
 # is no wing is a door: a command, or the package itself.
 WINGS = {
     "fairface_core": "errors labels backbones | config console | machine files scoring demo | images model | dataset"
-    " | trial | training | prediction | doors",
+    " | trial | training | prediction | exporting | doors",
     "sweep": "wording space policy cluster | plan | run_folder | driving results | page console | launch | doors",
 }
 DOORS = {
-    "fairface_core": {"__init__", "data", "evaluate", "predict", "train"},
+    "fairface_core": {"__init__", "data", "evaluate", "export", "predict", "train"},
     "sweep": {"__init__", "report", "run"},
 }
 # What the order alone does not say.
