@@ -7,14 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairface_core.config import add_flags
+from fairface_core.config import add_flags, data_fields
 from fairface_core.console import progress_bar, run_command
 from fairface_core.errors import CheckpointError, ConfigError, one_line
 
-_FLAGS = (
-    "root", "train_csv", "val_csv", "img_col", "image_root", "protocol", "split_seed", "on_bad_image",
-    "drop_duplicates", "limit_train", "limit_val", "cache_dir", "num_workers",
-)  # fmt: skip
+_FLAGS = (*data_fields(), "num_workers")
 _FORMATS = ("safetensors", "pt2", "onnx")
 
 

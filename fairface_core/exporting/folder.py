@@ -164,10 +164,7 @@ class _Exporter:
 def _metrics(expected: Scored, split: Split) -> dict[str, float]:
     # The logs of probabilities are logits; without the training labels there are no class weights for a loss.
     logits = Logits(np.log(expected.age), np.log(expected.gender))
-    metrics = split_metrics(
-        logits.age, logits.gender, split.rows.age, split.rows.gender,
-        age_weights=None, gender_weights=None, age_loss_weight=0.5, batch_size=len(split),
-    )  # fmt: skip
+    metrics = split_metrics(logits, split.rows, class_weights=None, age_loss_weight=0.5, batch_size=len(split))
     del metrics["loss"]
     return metrics
 

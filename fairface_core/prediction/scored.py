@@ -45,9 +45,12 @@ def score_answers(path: Path, config: TrainConfig, split_name: str) -> dict[str,
     scored = rows.take(answers.index)
     logits, has_prob = _logits(answers)
     metrics = split_metrics(
-        logits.age, logits.gender, scored.age, scored.gender,
-        **_loss_weights(manifest.train), age_loss_weight=config.age_loss_weight, batch_size=config.batch_size,
-    )  # fmt: skip
+        logits,
+        scored,
+        class_weights=_loss_weights(manifest.train),
+        age_loss_weight=config.age_loss_weight,
+        batch_size=config.batch_size,
+    )
     details = scored_details(logits, Split(scored, np.full(len(scored), -1)))
     if not has_prob:
         del metrics["loss"], details["calibration"]
@@ -87,14 +90,11 @@ def further_facts(age: np.ndarray, gender: np.ndarray, rows: Rows, protocol: str
     return facts
 
 
-def _loss_weights(train: Rows) -> dict[str, np.ndarray]:
+def _loss_weights(train: Rows) -> tuple[np.ndarray, np.ndarray]:
     # Imported here: it imports torch, which nothing else of this needs.
     from fairface_core.model.objective import class_weights
 
-    return {
-        "age_weights": class_weights(train.age, len(AGE_GROUPS)),
-        "gender_weights": class_weights(train.gender, len(GENDERS)),
-    }
+    return class_weights(train.age, len(AGE_GROUPS)), class_weights(train.gender, len(GENDERS))
 
 
 def _logits(answers: Answers) -> tuple[Logits, bool]:
