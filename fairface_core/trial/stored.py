@@ -22,6 +22,7 @@ class Stored:
     """One split of a trial's `predictions.parquet`, aligned arrays of N images.
 
     Attributes:
+        file: What the label CSV calls the images, N texts.
         age_prob: float32 [N, 9].
         gender_prob: float32 [N, 2].
         age: int64 [N], the truth, 0..8.
@@ -29,6 +30,7 @@ class Stored:
         images: Names the images, their order and their labels: equal for two trials that were scored alike.
     """
 
+    file: list[str]
     age_prob: np.ndarray
     gender_prob: np.ndarray
     age: np.ndarray
@@ -51,7 +53,7 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
         "age": [f"age_prob_{k}" for k in range(len(AGE_GROUPS))],
         "gender": [f"gender_prob_{k}" for k in range(len(GENDERS))],
     }
-    columns = ["split", "line", "age_true", "gender_true", *shares["age"], *shares["gender"]]
+    columns = ["split", "file", "line", "age_true", "gender_true", *shares["age"], *shares["gender"]]
     try:
         raw = folder.read("predictions.parquet")
         with pq.ParquetFile(io.BytesIO(raw), read_dictionary=["split"]) as file:
@@ -60,6 +62,7 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
             table = file.read(columns=columns, use_threads=False)
         rows = table.filter(pc.equal(pc.cast(table["split"], pa.string()), split))
         line, age, gender = (rows[name].to_numpy().astype(np.int64) for name in ("line", "age_true", "gender_true"))
+        file_names = [str(name) for name in rows["file"].to_pylist()]
         prob = {
             task: np.stack([rows[name].to_numpy().astype(np.float32) for name in names], axis=1)
             for task, names in shares.items()
@@ -76,7 +79,9 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
     )
     if not sound:
         return _FOREIGN
-    return Stored(prob["age"], prob["gender"], age, gender, b"".join(part.tobytes() for part in (line, age, gender)))
+    return Stored(
+        file_names, prob["age"], prob["gender"], age, gender, b"".join(part.tobytes() for part in (line, age, gender))
+    )
 
 
 def _too_large(metadata: Any) -> bool:
