@@ -120,12 +120,13 @@ def _show(result: Mapping[str, Any], name: str, arguments: argparse.Namespace) -
     for key, value in result[f"{arguments.split}_metrics"].items():
         low, high = result["intervals"].get(key, (None, None))
         print(f"{key:8s} {value:.4f}" + ("" if low is None else f"  95 % interval {low:.4f} to {high:.4f}"))
+    if result.get("published"):
+        print("published, not run here, on FairFace's 10,954 val images:")
     for one in result.get("published", ()):
         year = f" ({one['year']})" if one["year"] else ""
         note = f"; {one['note']}" if one["note"] else ""
         print(
-            f"published, not run here: {one['model']}{year}: age_acc {one['age_acc']:.4f}, "
-            f"gen_acc {one['gen_acc']:.4f}{note} [{one['source']}]"
+            f"  {one['model']}{year}: age_acc {one['age_acc']:.4f}, gen_acc {one['gen_acc']:.4f}{note} [{one['source']}]"
         )
 
 

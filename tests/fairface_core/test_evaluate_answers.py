@@ -97,7 +97,7 @@ def test_published_figures_stand_beside_the_official_protocol_alone(
             pd.read_csv(demo_root / "fairface_label_train.csv")[["file", "age", "gender"]].to_csv(path, index=False)
         assert main(["--predictions", str(path), "--root", str(demo_root), *flags]) == 0
         out = capsys.readouterr().out
-        assert ("published, not run here: CLIP" in out) is there
+        assert ("published, not run here, on FairFace's 10,954 val images:" in out) is there
         assert ("arXiv:1908.04913" in out) is there
 
 
