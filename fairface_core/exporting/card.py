@@ -89,7 +89,6 @@ def card_of(name: str, config: Mapping[str, Any], files: Mapping[str, str]) -> s
     }
     rows = "\n".join(_score_row(metric, test) for metric in (*_METRICS, "mean_f1"))
     listed = "\n".join(f"- `{file}`: {proved}" for file, proved in files.items())
-    side = config["preprocessing"]["size_px"]
     return f"""---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
 # {name}
@@ -113,7 +112,13 @@ under `test.subgroups`.
 
 {listed}
 
-## How to ask it
+{_snippet(config) if "model.onnx" in files else ""}The columns of the answers are, in order: {", ".join(config["labels"]["age"])}; {", ".join(config["labels"]["gender"])}.
+"""
+
+
+def _snippet(config: Mapping[str, Any]) -> str:
+    side = config["preprocessing"]["size_px"]
+    return f"""## How to ask it
 
 ```python
 import numpy as np
@@ -126,7 +131,6 @@ face = Image.open("face.jpg").convert("RGB").resize(({side}, {side}), Image.Resa
 age, gender = session.run(["{OUTPUTS[0]}", "{OUTPUTS[1]}"], {{"{INPUT}": images}})
 ```
 
-The columns are, in order: {", ".join(config["labels"]["age"])}; {", ".join(config["labels"]["gender"])}.
 """
 
 

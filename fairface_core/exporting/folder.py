@@ -15,7 +15,16 @@ from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import Data, Split
 from fairface_core.errors import ConfigError, StorageError
 from fairface_core.exporting.card import card_of, config_of, hub_results, json_text
-from fairface_core.exporting.formats import CONFIG, FORMATS, open_onnx, run_graph, write_half, write_int8
+from fairface_core.exporting.formats import (
+    CONFIG,
+    FORMATS,
+    ONNX_PACKAGES,
+    check_packages,
+    open_onnx,
+    run_graph,
+    write_half,
+    write_int8,
+)
 from fairface_core.exporting.graph import Graph, Kind, graph_of
 from fairface_core.exporting.proof import TOLERANCE, Scored, check_cost, check_equal, score
 from fairface_core.prediction.models import Member
@@ -49,7 +58,9 @@ class Wish:
 
 
 def check_wish(wish: Wish) -> None:
-    """Raise ConfigError for a folder that is there: nobody's files are written over."""
+    """Raise ConfigError for packages that are not installed, and for a folder that is there: nothing is written over."""
+    packages = [name for kind in wish.formats for name in FORMATS[kind].packages]
+    check_packages([*packages, *(ONNX_PACKAGES if wish.half or wish.int8 else ())])
     if wish.out.exists() and (not wish.out.is_dir() or any(wish.out.iterdir())):
         raise ConfigError(f"--out {wish.out}: is already there and not empty; name a new folder")
 
@@ -118,9 +129,7 @@ class _Exporter:
                 self.expected,
                 self.data.test,
             )
-            self._note(
-                kind.file, f"every answer is the model's, no probability is off by more than {max(gap, 1e-7):.0e}"
-            )
+            self._note(kind.file, f"every answer is the model's; largest difference of a probability {gap:.1e}")
         if self.wish.half:
             self._smaller("model_half.onnx", "float16 weights", lambda path: write_half(self.graph, path))
         if self.wish.int8:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,15 +32,16 @@ class Format:
         file: Its name in the folder.
         write: Writes it.
         open: Reads it with its own runtime, and with nothing of the model in memory.
+        packages: What both need, beyond torch.
     """
 
     file: str
     write: Callable[[Graph, Path], None]
     open: Callable[[Path, Kind], Runtime]
+    packages: tuple[str, ...] = ()
 
 
 def _write_safetensors(graph: Graph, path: Path) -> None:
-    _needs("safetensors")
     from safetensors.torch import save_file
 
     weights = {name: tensor.contiguous() for name, tensor in graph.network.state_dict().items()}
@@ -74,7 +76,6 @@ def _open_pt2(path: Path, kind: Kind) -> Runtime:
 
 def write_onnx(graph: Graph, path: Path) -> None:
     """Write a graph as ONNX: a dynamic batch, one file."""
-    _needs("onnx", "onnxscript", "onnxruntime")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
@@ -97,10 +98,11 @@ def open_onnx(path: Path, kind: Kind) -> Runtime:
     return run
 
 
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FORMATS = {
-    "safetensors": Format("model.safetensors", _write_safetensors, _open_safetensors),
+    "safetensors": Format("model.safetensors", _write_safetensors, _open_safetensors, ("safetensors",)),
     "pt2": Format("model.pt2", _write_pt2, _open_pt2),
-    "onnx": Format("model.onnx", write_onnx, open_onnx),
+    "onnx": Format("model.onnx", write_onnx, open_onnx, ONNX_PACKAGES),
 }
 
 
@@ -119,7 +121,6 @@ def write_int8(graph: Graph, path: Path, calibration: Sequence[np.ndarray]) -> N
         path: The file.
         calibration: Batches of decoded images, uint8 [B, S, S, 3], that show the ranges.
     """
-    _needs("onnx", "onnxscript", "onnxruntime")
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -160,9 +161,8 @@ def run_graph(graph: torch.nn.Module) -> Runtime:
     return run
 
 
-def _needs(*packages: str) -> None:
-    import importlib.util
-
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+def check_packages(packages: Sequence[str]) -> None:
+    """Raise ConfigError for packages that are not installed."""
+    missing = [name for name in dict.fromkeys(packages) if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"export: {', '.join(missing)} not installed; run: pip install 'fairface-sweep[export]'")
+        raise ConfigError(f"export: not installed: {', '.join(missing)}; run: pip install 'fairface-sweep[export]'")

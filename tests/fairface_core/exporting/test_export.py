@@ -55,7 +55,7 @@ def test_every_backbone_goes_through_onnx_at_batch_1_7_and_64(
 ) -> None:
     model = untrained(tmp_path / "best.pt", backbone, 64)
     assert exported(model, demo_root, tmp_path / "out", "--to", "onnx", "--limit_train", "90") == 0
-    assert "every answer is the model's" in capsys.readouterr().out
+    assert "every answer is the model's; largest difference" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"])
     (images,) = session.get_inputs()
     assert (images.type, images.shape[1:]) == ("tensor(uint8)", [64, 64, 3])
@@ -191,7 +191,7 @@ def test_a_smaller_model_that_costs_too_much_is_refused(
 
 
 def test_what_cannot_be_exported_is_told(
-    demo_root: Path, trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_root: Path, trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("x")
@@ -202,6 +202,11 @@ def test_what_cannot_be_exported_is_told(
     assert "an export is proved on the test images; use --root DIR" in capsys.readouterr().err
     assert exported(tmp_path / "gone.pt", demo_root, tmp_path / "out") == 2
     assert "gone.pt: cannot be read" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert exported(trial, demo_root, tmp_path / "out", "--to", "pt2", "--int8") == 2
+    told = "not installed: onnx, onnxscript, onnxruntime; run: pip install 'fairface-sweep[export]'"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_hubs_results_are_those_of_its_own_images_alone() -> None:
