@@ -90,10 +90,10 @@ def _predict(arguments: argparse.Namespace) -> int:
             num_done += len(part.file)
             num_bad += sum(map(bool, part.error))
             progress(num_done, total)
+        if num_done == 0:
+            raise DataError("standard input named no picture; give a path a line")
     if num_bad:
         print(f"{num_bad:,} of {num_done:,} pictures could not be read; column error says why", file=sys.stderr)
-    if num_done == 0:
-        raise DataError("standard input named no picture; give a path a line")
     return 1 if num_bad == num_done else 0
 
 

@@ -246,7 +246,7 @@ def test_a_run_folder_stands_for_the_best_run_of_its_winner(
         (["{tmp}/*.jpg"], "no image is there"),
         (["{tmp}"], "no image is there"),
         (["-", "-"], "standard input can be read once"),
-        (["-"], "standard input named no picture"),
+        (["-", "--out", "{tmp}/x.csv"], "standard input named no picture"),
         (["{tmp}/one.png", "--out", "{tmp}/x.xlsx"], "its name must end in .csv, .parquet, .jsonl"),
         (["{tmp}/faces.csv", "--out", "{tmp}/faces.csv"], "it is an input of the same command"),
         (["{tmp}/one.png", "--set", "0.905"], "accepted are 0.50 to 0.99 in hundredths"),
