@@ -61,11 +61,11 @@ def tell(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar on stderr while a long step runs; silent where stderr is not a terminal.
 
     Yields:
-        A function of (done, total). The bar appears with its first call.
+        A function of (done, total), the total None if it is not known. The bar appears with its first call.
     """
     if not sys.stderr.isatty():
         yield lambda done, total: None

@@ -54,6 +54,12 @@ class WeightsError(FairfaceError):
     """Pretrained weights that are absent and cannot be downloaded, or do not fit."""
 
 
+class ExportError(FairfaceError):
+    """An exported file that does not answer as the model does, or costs more than is allowed; it is not kept."""
+
+    exit_code = 1
+
+
 class StorageError(FairfaceError):
     """A folder or object store that refuses a read or a write."""
 

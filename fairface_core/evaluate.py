@@ -1,4 +1,4 @@
-"""`python -m fairface_core.evaluate`: score any checkpoint, ours or the original script's."""
+"""`python -m fairface_core.evaluate`: score any checkpoint, ours or the original script's, or anybody's answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ _MAX_BATCH = 256
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = argparse.ArgumentParser(prog="python -m fairface_core.evaluate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a best.pt")
+    scored = parser.add_mutually_exclusive_group(required=True)
+    scored.add_argument("--checkpoint", type=Path, help="a best.pt")
+    scored.add_argument(
+        "--predictions", type=Path, metavar="FILE",
+        help="a CSV of file, age and gender (labels or probabilities) of any model, such as predict writes",
+    )  # fmt: skip
     parser.add_argument("--split", choices=("test", "val"), default="test", help="what to score [test]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_flags(parser, only=_FLAGS)
@@ -38,9 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score a checkpoint and print its metrics; return the exit code."""
+    """Score a checkpoint or a file of answers and print the metrics; return the exit code."""
     arguments = make_parser().parse_args(argv)
-    return run_command(lambda: _evaluate(arguments), debug=arguments.debug)
+    command = _evaluate_answers if arguments.predictions else _evaluate
+    return run_command(lambda: command(arguments), debug=arguments.debug)
 
 
 def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> TrainConfig:
@@ -85,19 +91,43 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if not config.root:
         raise ConfigError("root: no data folder given; use --root DIR")
     result = _score(checkpoint, config, arguments.split, where=where)
+    _show(result, f"{config.backbone}, epoch {result['epoch']}", arguments)
+    return 0
+
+
+def _evaluate_answers(arguments: argparse.Namespace) -> int:
+    from fairface_core.prediction.scored import score_answers
+
+    config = make_config({k: v for k, v in vars(arguments).items() if k in _FLAGS}, where="command line")
+    if not config.root:
+        raise ConfigError("root: no data folder given; use --root DIR")
+    result = score_answers(arguments.predictions, config, arguments.split)
+    _show(result, one_line(str(arguments.predictions)), arguments)
+    return 0
+
+
+def _show(result: Mapping[str, Any], name: str, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(result, indent=2, sort_keys=True))
-        return 0
-    metrics = result[f"{arguments.split}_metrics"]
+        return
     facts = [
-        f"{config.backbone}, epoch {result['epoch']}, {result['num_images']:,} {arguments.split} images, "
-        f"protocol {config.protocol}, split_seed {config.split_seed}",
+        f"{name}, {result['num_images']:,} {arguments.split} images, protocol {result['protocol']}, "
+        f"split_seed {result['split_seed']}",
         skips(result["data"]),
+        f"without an answer: {result['unanswered_images']:,}" if result.get("unanswered_images") else "",
     ]
     print("; ".join(filter(None, facts)))
-    for key, value in metrics.items():
-        print(f"{key:8s} {value:.4f}")
-    return 0
+    for key, value in result[f"{arguments.split}_metrics"].items():
+        low, high = result["intervals"].get(key, (None, None))
+        print(f"{key:8s} {value:.4f}" + ("" if low is None else f"  95 % interval {low:.4f} to {high:.4f}"))
+    if result.get("published"):
+        print("published, not run here, on FairFace's 10,954 val images:")
+    for one in result.get("published", ()):
+        year = f" ({one['year']})" if one["year"] else ""
+        note = f"; {one['note']}" if one["note"] else ""
+        print(
+            f"  {one['model']}{year}: age_acc {one['age_acc']:.4f}, gen_acc {one['gen_acc']:.4f}{note} [{one['source']}]"
+        )
 
 
 def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, where: str) -> dict[str, Any]:
@@ -107,6 +137,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     from fairface_core.machine.device import choose_amp_dtype, choose_device, choose_memory_format
     from fairface_core.model.network import AgeGenderModel, load_weights
     from fairface_core.model.objective import class_weights
+    from fairface_core.prediction.scored import further_facts
     from fairface_core.scoring.metrics import split_metrics
     from fairface_core.training.inference import eval_batch_size, predict
     from fairface_core.trial.writing import scored_details
@@ -146,6 +177,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
         "epoch": checkpoint.epoch,
         "backbone": config.backbone,
         "data": data.counts,
+        **further_facts(logits.age.argmax(1), logits.gender.argmax(1), split.rows, config.protocol, split_name),
         **scored_details(logits, split),
     }
 

@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from fairface_core.console import run_command
 from fairface_core.files.folder import open_folder
@@ -17,6 +18,7 @@ from sweep.page.write import REPORT_HTML, write_report
 from sweep.results.benchmark import BENCHMARK_CSV
 from sweep.results.facts import scored_by
 from sweep.results.leaderboard import LEADERBOARD_CSV
+from sweep.results.outsiders import Outsider, read_outsiders
 
 _MAX_LINE_CHARS = 2_000
 
@@ -28,14 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Rebuild benchmark_results.csv, leaderboard.csv, report.html and the model cards of a run folder.",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of one sweep (or object-store URI): runs/<name>")
+    parser.add_argument(
+        "--with", action="append", default=[], type=Path, dest="others", metavar="FILE",
+        help="another model's answers, a CSV of file, age and gender, beside the leaderboard; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
-    return run_command(lambda: _report(arguments.run_dir), debug=arguments.debug)
+    return run_command(lambda: _report(arguments.run_dir, arguments.others), debug=arguments.debug)
 
 
-def _report(run_dir: str) -> int:
+def _report(run_dir: str, others: Sequence[Path]) -> int:
     folder = open_folder(run_dir)
-    board, verdict = write_report(folder)
+    board, verdict = write_report(folder, others)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name in a run folder, or a real minus sign, may be more than the terminal's encoding holds.
@@ -44,6 +50,7 @@ def _report(run_dir: str) -> int:
     lines = [
         f"{verdict.headline}. {verdict.sentence}",
         f"scored by {scored_by(board.run)}",
+        *(_beside(one) for one in read_outsiders(board, others)),
         *(f"note: {caveat}" for caveat in verdict.caveats),
         *(f"note: {trial_id}: {text}" for trial_id, text in damaged),
         *(f"note: {text}" for text in board.run.problems),
@@ -53,6 +60,15 @@ def _report(run_dir: str) -> int:
     for name in (REPORT_HTML, LEADERBOARD_CSV, BENCHMARK_CSV):
         print(f"{board.run.location}/{name}")
     return 0
+
+
+def _beside(one: Outsider) -> str:
+    pair = one.against
+    return (
+        f"{one.name}: test mean_f1 {wording.score(one.test.mean)} ({wording.span(*one.test.ends)}), less {pair.b} "
+        f"{wording.signed(pair.difference)} (95 % interval {wording.signed_span(pair.low, pair.high)}, "
+        f"p {wording.p_words(pair.p_value)})"
+    )
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ SWEEP = sorted((PROJECT / "sweep").rglob("*.py"))
 # is no wing is a door: a command, or the package itself.
 WINGS = {
     "fairface_core": "errors labels backbones | config console | machine files scoring demo | images model | dataset"
-    " | trial | training | doors",
+    " | trial | training | prediction | exporting | doors",
     "sweep": "wording space policy cluster | plan | run_folder | driving results | page console | launch | doors",
 }
 DOORS = {
-    "fairface_core": {"__init__", "data", "evaluate", "train"},
+    "fairface_core": {"__init__", "data", "evaluate", "export", "predict", "train"},
     "sweep": {"__init__", "report", "run"},
 }
 # What the order alone does not say.
@@ -215,7 +215,9 @@ def test_another_program_has_another_digest_however_deep_it_differs(copy: Path, 
 
 def test_using_the_whole_core_loads_no_ray() -> None:
     code = "import fairface_core\nfor name in fairface_core.__all__: getattr(fairface_core, name)\n"
-    loaded = loaded_modules(code + "import fairface_core.train, fairface_core.evaluate, fairface_core.data")
+    loaded = loaded_modules(
+        code + "import fairface_core.train, fairface_core.evaluate, fairface_core.predict, fairface_core.data"
+    )
     assert not tops(loaded) & {"ray", "sweep"}
     assert "fairface_core.training.fit" in loaded
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, plain_tune, scale_model, sharing, startup, stats_coverage, step, sweep_overhead
+from benchmarks import gpu, plain_tune, predicting, scale_model, sharing, startup, stats_coverage, step, sweep_overhead
 from benchmarks.gpu_facts import covered
 from benchmarks.inputs import full_size_root
 from benchmarks.measure import Row, Sample, interleave, rate_row, ratio_row, summary
@@ -85,6 +85,13 @@ def test_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[f"{name}.real/original"]["images_per_round"] == 18
     if "step.mobilenet_v3_small.cuda.real/constant" in rows:
         assert rows["step.mobilenet_v3_small.cuda.real/constant"]["ratio"] is None
+
+
+def test_predicting(capsys: pytest.CaptureFixture[str], demo_root: Path) -> None:
+    arguments = ["--root", str(demo_root), "--models", "mobilenet_v3_small@32", "--num_images", "150", "--rounds", "1"]
+    rows = rows_of(predicting, arguments, capsys)
+    assert rows["predicting.mobilenet_v3_small@32.stream/constant"]["num_images"] == 150
+    assert rows["predicting.mobilenet_v3_small@32.command/constant"]["goal"] == 1.15
 
 
 @pytest.mark.timeout(600)

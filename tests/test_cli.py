@@ -47,8 +47,8 @@ def test_the_original_full_example_parses() -> None:
     assert (config.out_dir, config.results_csv) == ("runs/x", "runs/b.csv")
 
 
-COMMANDS = ["fairface_core.train", "fairface_core.evaluate", "fairface_core.data", "fairface_core.demo", "sweep.run",
-            "sweep.report"]  # fmt: skip
+COMMANDS = ["fairface_core.train", "fairface_core.evaluate", "fairface_core.predict", "fairface_core.export",
+            "fairface_core.data", "fairface_core.demo", "sweep.run", "sweep.report"]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", COMMANDS)

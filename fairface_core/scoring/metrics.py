@@ -6,6 +6,7 @@ Arrays are collected once per evaluation; every number below follows from them, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,6 +87,11 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     """
     with np.errstate(invalid="ignore"):  # a diverged model has NaN logits: the trainer reports it by its loss
         return special.softmax(np.asarray(logits, dtype=np.float64), axis=1).astype(np.float32)
+
+
+def mean_probabilities(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of several models' probabilities, each float32 `[N, k]`; summed in float64, rounded once."""
+    return np.stack(members).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def _cross_entropy(

@@ -18,6 +18,7 @@ from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import Data
 from fairface_core.errors import CheckpointError, TrainingDiverged
 from fairface_core.files.folder import Folder, write_json
+from fairface_core.scoring.conformal import calibrate
 from fairface_core.scoring.metrics import Logits
 from fairface_core.trial.benchmark_csv import benchmark_row, upsert_row
 from fairface_core.trial.checkpoint import load_state, remove_states, save_best, save_state
@@ -131,7 +132,8 @@ class Recorder:
             val_metrics=val[1],
             test_metrics=test[1],
             sections={
-                **scored_details(test[0], data.test), "data": data.counts, "model": model_facts, "provenance": provenance
+                **scored_details(test[0], data.test), "data": data.counts, "model": model_facts, "provenance": provenance,
+                "conformal": calibrate(val[0], data.val.rows),
             },
         )  # fmt: skip
         self._timing["eval_images_per_s"] = eval_images_per_s

@@ -13,8 +13,10 @@ from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.page.plot_style import Palette, Plot
 from sweep.page.sweep_plots import comparison_plot, cost_plot, learning_curves, response_plots, scores_plot
 from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
+from sweep.results.ensembles import ensembles_of
 from sweep.results.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.results.leaderboard import Board, Configuration
+from sweep.results.outsiders import Outsider, published_beside
 from sweep.results.statistics import STATISTICS
 from sweep.results.stats import allowed_ranks
 from sweep.results.verdict import Verdict
@@ -64,6 +66,7 @@ class Findings:
         palette: Colors and symbols of the groups.
         best: The best trial of each ranked group, best group first.
         damages: Trial id (empty for the run's own files) and what is damaged there.
+        outsiders: Other models' answers, scored.
     """
 
     board: Board
@@ -72,6 +75,7 @@ class Findings:
     palette: Palette
     best: list[BestTrial]
     damages: list[tuple[str, str]]
+    outsiders: tuple[Outsider, ...] = ()
 
     @property
     def run(self) -> RunRecord:
@@ -147,17 +151,20 @@ class Page:
         return [plot for section in self.sections for plot in section.plots()]
 
 
-def build_page(board: Board, verdict: Verdict, cards: list[tuple[str, str]]) -> Page:
+def build_page(
+    board: Board, verdict: Verdict, cards: list[tuple[str, str]], outsiders: tuple[Outsider, ...] = ()
+) -> Page:
     """Work out every section of the page.
 
     Args:
         board: The leaderboard.
         verdict: The answer.
         cards: Group and file name of each model card.
+        outsiders: Other models' answers, scored.
     """
     best, problems = _best_trials(board)
     palette = Palette(board.run.groups)
-    findings = Findings(board, verdict, cards, palette, best, _damages(board, problems))
+    findings = Findings(board, verdict, cards, palette, best, _damages(board, problems), outsiders)
     sections = [
         Section(key, title, values) for key, title, build in SECTIONS if (values := build(findings)) is not None
     ]
@@ -182,6 +189,16 @@ def _comparisons(found: Findings) -> dict[str, Any] | None:
     best = found.board.best_of_group
     ranks = [(best[group], low, high) for group, (low, high) in allowed_ranks(pairs).items()]
     return {"pairs": pairs, "plot": comparison_plot(pairs), "ranks": ranks}
+
+
+def _outsiders(found: Findings) -> dict[str, Any] | None:
+    published = published_beside(found.board)
+    return {"outsiders": found.outsiders, "published": published} if found.outsiders or published else None
+
+
+def _ensembles(found: Findings) -> dict[str, Any] | None:
+    ensembles = ensembles_of(found.board)
+    return {"ensembles": ensembles} if ensembles else None
 
 
 def _curves(found: Findings) -> dict[str, Any] | None:
@@ -248,6 +265,8 @@ def _provenance(found: Findings) -> dict[str, Any]:
 SECTIONS: tuple[tuple[str, str, Callable[[Findings], dict[str, Any] | None]], ...] = (
     ("leaderboard", "Leaderboard", _leaderboard),
     ("comparisons", "Comparisons", _comparisons),
+    ("outsiders", "Beside others", _outsiders),
+    ("ensembles", "Together", _ensembles),
     ("curves", "Curves", _curves),
     ("response", "Response", _response),
     ("analysis", "Best trials", _analysis),
