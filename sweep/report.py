@@ -16,9 +16,9 @@ from fairface_core.files.folder import open_folder
 from sweep import wording
 from sweep.page.write import REPORT_HTML, write_report
 from sweep.results.benchmark import BENCHMARK_CSV
+from sweep.results.beside.outsiders import Outsider, read_outsiders
 from sweep.results.facts import scored_by
 from sweep.results.leaderboard import LEADERBOARD_CSV
-from sweep.results.outsiders import Outsider, read_outsiders
 
 _MAX_LINE_CHARS = 2_000
 

@@ -1,6 +1,6 @@
 """The colors of a batch on CUDA in two passes over its pixels: one Triton kernel each.
 
-Eager torch takes about 80 operations over the whole batch for it, 15 % of resnet50's step on an H200. Triton comes with
+Eager torch takes about 80 operations over the whole batch for it, 6 ms of a step of 30 on an H200. Triton comes with
 torch's CUDA wheels, but compiles a stub with the machine's C compiler: where there is none, eager torch does the same.
 """
 

@@ -13,10 +13,10 @@ from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.page.plot_style import Palette, Plot
 from sweep.page.sweep_plots import comparison_plot, cost_plot, learning_curves, response_plots, scores_plot
 from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
-from sweep.results.ensembles import ensembles_of
+from sweep.results.beside.ensembles import ensembles_of
+from sweep.results.beside.outsiders import Outsider, published_beside
 from sweep.results.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.results.leaderboard import Board, Configuration
-from sweep.results.outsiders import Outsider, published_beside
 from sweep.results.statistics import STATISTICS
 from sweep.results.stats import allowed_ranks
 from sweep.results.verdict import Verdict

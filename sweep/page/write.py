@@ -10,8 +10,8 @@ from sweep.page.card import card_name, render_card
 from sweep.page.render import render_page
 from sweep.page.sections import build_page
 from sweep.results.benchmark import write_benchmark
+from sweep.results.beside.outsiders import read_outsiders
 from sweep.results.leaderboard import LEADERBOARD_CSV, Board, board_frame, build_board
-from sweep.results.outsiders import read_outsiders
 from sweep.results.tables import csv_of, one_writer
 from sweep.results.verdict import Verdict, judge
 

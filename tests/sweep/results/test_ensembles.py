@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from fairface_core.files.folder import open_folder
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.report import main
-from sweep.results.ensembles import ensembles_of
+from sweep.results.beside.ensembles import ensembles_of
 from sweep.results.leaderboard import build_board
 from sweep.run_folder.records import read_run
 from tests.sweep.run_folders import BACKBONES, Shape, make_run

@@ -1,0 +1,1 @@
+"""What stands beside the leaderboard: ensembles of its trials, and models of somebody else."""
