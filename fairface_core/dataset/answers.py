@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairface_core.dataset.rows import AGE_COLUMNS, GENDER_COLUMNS, IMAGE_COLUMNS
+from fairface_core.dataset.columns import AGE_COLUMNS, GENDER_COLUMNS, IMAGE_COLUMNS
 from fairface_core.dataset.spelling import parse_age, parse_gender
 from fairface_core.dataset.table import Table, read_table
 from fairface_core.errors import DataError, Problems, shown

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from fairface_core.dataset.columns import IMAGE_COLUMNS
 from fairface_core.dataset.image_finder import ImageFinder
-from fairface_core.dataset.rows import IMAGE_COLUMNS
 from fairface_core.dataset.table import read_table
 from fairface_core.errors import Problems, shown
 
