@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Row, Sample, interleave, parser, ratio_row, show, timed
+from benchmarks.measure import Row, Sample, interleave, parser, ratio_row, show, summary, timed
 from fairface_core.machine.resources import local_cpus
 from fairface_core.model.network import AgeGenderModel
 from fairface_core.prediction.models import Member, load_member
@@ -67,6 +67,7 @@ def measure(spec: str, files: Sequence[str], work: Path, *, rounds: int) -> list
             [ours.wall_s / peer.wall_s for ours, peer in zip(taken[name], taken["constant"], strict=True)],
             goal=GOAL, sense="<=", num_images=len(files), images_per_s=_rate(taken[name]),
             constant_images_per_s=_rate(taken["constant"]),
+            cpu_ratio=summary([ours.cpu_s / peer.cpu_s for ours, peer in zip(taken[name], taken["constant"], strict=True)])[0],
         )
         for name in ("stream", "command")
     ]  # fmt: skip

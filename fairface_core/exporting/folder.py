@@ -13,7 +13,7 @@ import numpy as np
 
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import Data, Split
-from fairface_core.errors import ConfigError, StorageError
+from fairface_core.errors import CheckpointError, ConfigError, StorageError
 from fairface_core.exporting.card import card_of, config_of, hub_results, json_text
 from fairface_core.exporting.formats import (
     CONFIG,
@@ -101,16 +101,14 @@ class _Exporter:
     def __init__(
         self, member: Member, config: TrainConfig, data: Data, wish: Wish, folder: Path, tell: Callable[[str], None]
     ) -> None:
-        self.member, self.config, self.data, self.wish, self.folder, self.tell = (
-            member,
-            config,
-            data,
-            wish,
-            folder,
-            tell,
-        )
+        self.member, self.config, self.data = member, config, data
+        self.wish, self.folder, self.tell = wish, folder, tell
         self.graph: Graph = graph_of(member, wish.kind)
         self.expected = self._score(run_graph(self.graph))
+        if not np.isfinite(self.expected.age).all() or not np.isfinite(self.expected.gender).all():
+            raise CheckpointError(
+                f"{member.where}: its outputs are not finite; it is damaged, or training had diverged"
+            )
         self.proved: dict[str, str] = {}
 
     def _score(self, run: Any) -> Scored:
@@ -171,8 +169,8 @@ class _Exporter:
 
 
 def _metrics(expected: Scored, split: Split) -> dict[str, float]:
-    # The logs of probabilities are logits; without the training labels there are no class weights for a loss.
-    logits = Logits(np.log(expected.age), np.log(expected.gender))
+    # Only the order of a row's values counts, but for the loss, which without the training labels has no class weights.
+    logits = Logits(expected.age, expected.gender)
     metrics = split_metrics(logits, split.rows, class_weights=None, age_loss_weight=0.5, batch_size=len(split))
     del metrics["loss"]
     return metrics

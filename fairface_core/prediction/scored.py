@@ -12,7 +12,7 @@ from fairface_core.dataset.manifest import load_manifest
 from fairface_core.dataset.prepare import Split
 from fairface_core.dataset.rows import Rows
 from fairface_core.labels import AGE_GROUPS, GENDERS
-from fairface_core.prediction.answers import Answers, read_answers
+from fairface_core.prediction.given import Answers, read_answers
 from fairface_core.scoring.audit import wilson
 from fairface_core.scoring.intervals import mean_f1_interval
 from fairface_core.scoring.metrics import Logits, split_metrics

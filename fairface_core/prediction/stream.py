@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fairface_core.errors import CheckpointError
-from fairface_core.images.decode import ImageError, bytes_of, decode_into
+from fairface_core.images.decode import ImageError, decode_into, read_bytes
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.prediction.models import Member
 from fairface_core.prediction.sources import Picture
@@ -112,13 +112,13 @@ def _decode(pictures: Sequence[Picture], pixels: dict[int, np.ndarray], start: i
     errors = []
     for row, picture in enumerate(pictures, start):
         error = picture.error
-        if not error:
-            try:
-                raw = bytes_of(picture.path, None)
-                for size_px, images in pixels.items():
+        try:
+            raw = b"" if error else read_bytes(picture.path)
+            for size_px, images in pixels.items():
+                if not error:
                     decode_into(raw, picture.path, size_px, images[row])
-            except ImageError as refused:
-                error = refused.reason
+        except ImageError as refused:
+            error = refused.reason
         errors.append(error)
     return errors
 

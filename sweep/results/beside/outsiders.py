@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairface_core.errors import ConfigError
-from fairface_core.prediction.answers import read_answers
+from fairface_core.prediction.given import read_answers
 from fairface_core.scoring.published import PUBLISHED, Published
 from fairface_core.trial.stored import Stored, read_stored
 from sweep.results.bootstrap import Predictions
@@ -39,7 +39,7 @@ def read_outsiders(board: Board, paths: Sequence[Path]) -> tuple[Outsider, ...]:
 
     Args:
         board: The leaderboard.
-        paths: CSVs; see `fairface_core.prediction.answers.read_answers`. Every test image must be answered.
+        paths: CSVs; see `fairface_core.prediction.given.read_answers`. Every test image must be answered.
 
     Raises:
         ConfigError: If the leaderboard has no leader whose predictions can be used.

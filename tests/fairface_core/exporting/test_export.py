@@ -16,6 +16,7 @@ import yaml
 from onnx import numpy_helper
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from fairface_core import evaluate, fit
 from fairface_core.backbones import BACKBONES
@@ -35,11 +36,17 @@ def trial(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def untrained(path: Path, backbone: str, size: int) -> Path:
-    """A checkpoint of fresh weights whose answers differ from image to image."""
+    """A checkpoint of fresh weights whose answers differ from image to image, and stay in the range of a trained one's."""
     torch.manual_seed(1)
     model = AgeGenderModel(backbone, size, 0.2)
-    for head in (model.head_age, model.head_gender):
-        head[3].weight.data.mul_(20)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # without statistics of its own, a fresh resnet's activations grow from layer to layer
+    with torch.no_grad():
+        images = torch.rand(16, 3, size, size) * 4 - 2
+        model(images)
+        for head, logits in zip((model.head_age, model.head_gender), model.eval()(images), strict=True):
+            head[3].weight.div_(logits.std())
     torch.save({"model": model.state_dict(), "cfg": {"backbone": backbone, "image_size": size}, "epoch": 1}, path)
     return path
 
@@ -138,6 +145,13 @@ def test_images_are_enlarged_inside_and_either_input_is_taken(demo_root: Path, t
     assert images.type == ("tensor(uint8)" if kind == "uint8" else "tensor(float)")
 
 
+def test_a_model_that_is_sure_to_the_last_bit_is_exported(demo_root: Path, trial: Path, tmp_path: Path) -> None:
+    content = torch.load(trial / "best.pt", weights_only=True)
+    content["model"]["head_age.3.bias"][8] -= 200
+    torch.save(content, tmp_path / "best.pt")
+    assert exported(tmp_path / "best.pt", demo_root, tmp_path / "out", "--to", "safetensors") == 0
+
+
 def corrupt_onnx(path: Path) -> None:
     """Move one weight by a hundredth."""
     file = onnx.load(path)
@@ -202,6 +216,11 @@ def test_what_cannot_be_exported_is_told(
     assert "an export is proved on the test images; use --root DIR" in capsys.readouterr().err
     assert exported(tmp_path / "gone.pt", demo_root, tmp_path / "out") == 2
     assert "gone.pt: cannot be read" in capsys.readouterr().err
+    content = torch.load(trial / "best.pt", weights_only=True)
+    content["model"]["head_age.3.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    assert exported(tmp_path / "nan.pt", demo_root, tmp_path / "out") == 2
+    assert "nan.pt: its outputs are not finite" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert exported(trial, demo_root, tmp_path / "out", "--to", "pt2", "--int8") == 2
     told = "not installed: onnx, onnxscript, onnxruntime; run: pip install 'fairface-sweep[export]'"
