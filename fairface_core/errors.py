@@ -13,6 +13,8 @@ MAX_LISTED = 20
 # Rows that one cause refuses: so many are told in full; beyond them one is, and some of the others are named.
 _FEW_ROWS = 3
 _MAX_ROWS_NAMED = 6
+# What every command can do; that of a sweep has no flag for it, and the built-in faces follow the variable alone.
+CACHE_ADVICE = "name another folder by FAIRFACE_CACHE_DIR (or by cache_dir, if that was given)"
 
 
 class FairfaceError(Exception):
@@ -157,6 +159,20 @@ class Problems:
 def one_line(text: str) -> str:
     """Return the text with line breaks and control characters made visible: a hostile cell cannot forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_text(value: str) -> bool:
+    """Whether a text is UTF-8; a file name of other bytes comes from the system as text that cannot be encoded."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def not_utf8(what: str) -> str:
+    """Word the refusal of a name that the files of a run cannot be written with."""
+    return f"{what} is not UTF-8, which a run's files are written in; rename it, or make a link to it whose name is"
 
 
 def shown(value: object, limit: int = 80) -> str:
