@@ -11,8 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fairface_core.console import run_command
+
+if TYPE_CHECKING:
+    from sweep.space.spec import SweepSpec
 
 _LOG_COLUMNS = 140
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
@@ -47,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
                       help="change a key of the space, such as fixed.epochs=3; may be given several times")  # fmt: skip
     what.add_argument(
-        "--scheduler", choices=("asha", "fifo"), help="stop what falls behind, or run every trial in full"
+        "--scheduler",
+        choices=("asha", "race", "fifo"),
+        help="stop trials that fall behind, race configurations seed by seed, or run every trial in full",
     )
     where = parser.add_argument_group("where to")
     where.add_argument("--name", help="run folder below --storage [the space's name, or its file's and the time]")
@@ -109,7 +115,7 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         from sweep.console.dry_run import describe_plan
         from sweep.plan.expand import make_plan
 
-        console.print(describe_plan(make_plan(spec, yes=arguments.yes)))
+        console.print(describe_plan(make_plan(spec, yes=arguments.yes), epoch_s=_pace(spec, arguments.storage)))
         return 0
     from sweep.launch.session import Options, launch
 
@@ -126,6 +132,17 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
             return launch(spec, options, signals, console)
         except Interrupted as stop:
             return stop.exit_code
+
+
+def _pace(spec: SweepSpec, storage: str) -> dict[str, float]:
+    """Return the seconds of an epoch by group, as the run of this name has trained some; empty without one."""
+    from fairface_core.files.folder import open_folder
+    from sweep.run_folder.records import read_run
+
+    if spec.name is None:
+        return {}
+    run = open_folder(storage).sub(spec.name)
+    return read_run(run).epoch_s if run.exists("plan.json") else {}
 
 
 if __name__ == "__main__":

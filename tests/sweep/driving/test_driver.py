@@ -76,6 +76,96 @@ def test_asha_stops_and_confirms(tmp_path: Path) -> None:
             assert not trial.folder.exists(STATE)
 
 
+RACE = {"kind": "race", "grace_epochs": 1, "reduction_factor": 3}
+
+
+def race_facts(ledger: fake_sweeps.Ledger) -> dict[str, tuple[object, ...]]:
+    """What a race decided and trained, but for the order in which decisions were written."""
+    return {
+        name: (t.status, len(t.scores), tuple((d.rung, d.epoch, d.stop, d.value, d.cutoff) for d in t.decisions))
+        for name, t in ledger.trials.items()
+    }
+
+
+def test_a_race_waits_goes_on_from_its_state_and_trains_no_epoch_twice(tmp_path: Path) -> None:
+    ledger, seen = run_sweep(tmp_path / "s", scheduler=RACE, fixed={"epochs": 9})
+    assert ledger.finished
+    statuses = collections.Counter(trial.status for trial in ledger.trials.values())
+    assert statuses["completed"] == 4, "two groups, two seeds of each winner"
+    assert statuses["planned"] == statuses["failed"] == 0
+    for trial in ledger.trials.values():
+        assert (trial.status == "completed") == (trial.planned.config["lr"] == 3e-4)
+    assert set(collections.Counter(seen.epochs).values()) == {1}, "no epoch is trained twice"
+    assert all(again is False for _, _, again in seen.endings)
+    for trial in ledger.trials.values():
+        status = status_of(ledger.run, trial.trial_id)
+        assert (status["status"], status["attempts"]) == (trial.status, 1)
+        if trial.status == "stopped":
+            assert trial.stop is not None
+            assert (status["detail"]["kind"], status["reason"]) == ("race", trial.stop.reason())
+            assert decisions_from_json(json.loads(trial.folder.read("decisions.json"))) == trial.decisions
+            assert not trial.folder.exists(STATE)
+    # At the first rung each configuration is there, with one seed; nobody was beyond it before.
+    order = [name for name, epoch in seen.epochs if epoch == 2]
+    first = max(i for i, (_, epoch) in enumerate(seen.epochs) if epoch == 1 and seen.epochs[i][0] not in order)
+    assert first >= 0
+    assert any(legs > 1 for legs in (trial.legs for trial in ledger.trials.values())), "somebody waited"
+
+
+def test_a_race_that_is_interrupted_anywhere_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+    class Enough(BaseException):
+        pass
+
+    undisturbed, _ = run_sweep(tmp_path / "whole", scheduler=RACE, fixed={"epochs": 9}, **ONE_BACKBONE)
+    storage, spent = tmp_path / "cut", 0
+    (storage).mkdir()
+    for stop_at in (2, 4, 3, None):
+        ticks: list[int] = []
+
+        def tick(stop_at: int | None = stop_at, ticks: list[int] = ticks) -> None:
+            trained = storage / "order.txt"
+            lines = len(trained.read_text().splitlines()) if trained.exists() else 0
+            if not ticks:
+                ticks.append(lines)
+            if stop_at is not None and lines >= ticks[0] + stop_at:
+                raise Enough
+
+        try:
+            ledger, _ = run_sweep(
+                storage, fake={"order": "order.txt"}, resume=(storage / "run").exists(), tick=tick, scheduler=RACE,
+                fixed={"epochs": 9}, **ONE_BACKBONE,
+            )  # fmt: skip
+        except Enough:
+            spent += 1
+    assert spent == 3, "it was interrupted as often as it was meant to be"
+    assert race_facts(ledger) == race_facts(undisturbed)
+
+
+@pytest.mark.parametrize("what", ["kill", "late_kill", "bug", "diverge"])
+def test_a_race_goes_on_without_those_that_it_loses(tmp_path: Path, what: str) -> None:
+    from sweep.plan.expand import make_plan
+    from sweep.space.load import load_space
+
+    storage = tmp_path / "s"
+    storage.mkdir()
+    plan = make_plan(load_space(fake_sweeps.write_space(storage, scheduler=RACE, **ONE_BACKBONE)), auto_gpu=0.0)
+    victim = next(t.trial_id for t in plan.trials if (t.config["lr"], t.seed) == (3e-4, 41))
+    ledger, seen = run_sweep(
+        storage, fake={"faults": {victim: {"1": what}}}, scheduler=RACE, fixed={"epochs": 4}, **ONE_BACKBONE
+    )
+    assert ledger.finished
+    assert set(collections.Counter(seen.epochs).values()) == {1}
+    trial = ledger.trials[victim]
+    full = {t.planned.config["lr"] for t in ledger.trials.values() if t.status == "completed"}
+    if what in ("kill", "late_kill"):
+        assert (trial.status, trial.attempts, full) == ("completed", 2, {3e-4})
+    elif what == "bug":
+        assert (trial.status, full) == ("failed", {3e-4}), "its other seed races in its place"
+    else:
+        assert trial.status == "diverged"
+        assert 3e-4 not in full
+
+
 def test_an_actor_that_cannot_be_used_again_costs_no_trial(tmp_path: Path) -> None:
     """Ray sets the next trial of such an actor to ERROR and tells nobody."""
     asha = {"kind": "asha", "grace_epochs": 1, "reduction_factor": 3, "confirm": False}
