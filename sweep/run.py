@@ -66,6 +66,10 @@ def make_parser() -> argparse.ArgumentParser:
                      help="join this Ray cluster; auto: this machine's [$RAY_ADDRESS, else start Ray here]")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what it can cost; run nothing")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    parser.add_argument("--extend", action="store_true",
+                        help="go on with a run, with a larger space: more values, seeds, backbones or samples")  # fmt: skip
+    parser.add_argument("--retry-failed", action="store_true",
+                        help="go on with a run; also run again what diverged (what failed, --resume does)")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
     parser.add_argument("--yes", action="store_true", help="go on though an estimate says it may not fit, or is huge")
     parser.add_argument("--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of a search space")
@@ -122,7 +126,9 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     options = Options(
         storage=arguments.storage,
         address=arguments.address,
-        resume=arguments.resume,
+        resume=arguments.resume or arguments.extend or arguments.retry_failed,
+        extend=arguments.extend,
+        retry_failed=arguments.retry_failed,
         force=arguments.force,
         yes=arguments.yes,
         **({} if fit is None else {"fit": fit}),

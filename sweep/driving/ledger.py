@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fairface_core.errors import StorageError
@@ -70,12 +71,23 @@ class Ledger:
 
     # What comes next.
 
-    def open_for_resume(self) -> None:
-        """Set every trial that is to go on to `planned`, those that failed included."""
+    def open_for_resume(self, again: Sequence[str] = ("failed",)) -> None:
+        """Set every trial that is to go on to `planned`, those that ended in one of these ways included."""
         for trial in self.trials.values():
-            if trial.status in ("running", "failed"):
+            if trial.status == "diverged" in again and self.races:
+                self._forgive(trial)
+            if trial.status == "running" or trial.status in again:
                 trial.attempts += 1
                 self._mark(trial, "planned", "goes on after a restart of the sweep")
+
+    def _forgive(self, trial: Trial) -> None:
+        """Take back that a configuration fell for want of this trial: no value was compared."""
+        for other in self.groups[trial.group]:
+            kept = tuple(one for one in other.decisions if not (one.stop and one.value is None))
+            if other.planned.config_id == trial.planned.config_id and kept != other.decisions:
+                self._store(functools.partial(write_json, other.folder, DECISIONS_FILE, decisions_to_json(kept)))
+                other.decisions = kept
+                self._mark(other, "planned", "a seed of its configuration is run again")
 
     def states(self) -> tuple[TrialState, ...]:
         """Return what the scheduler needs to refill its rungs, in plan order."""

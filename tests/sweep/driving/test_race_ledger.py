@@ -44,11 +44,10 @@ class Switch(BaseException):
 class Sweep:
     """A run folder and whichever driver works on it, with the fake fit in this process, one epoch at a time."""
 
-    def __init__(self, storage: Path, curves: dict[str, list[float]] | None = None) -> None:
+    def __init__(self, storage: Path, curves: dict[str, list[float]] | None = None, **changes: Any) -> None:
         storage.mkdir(exist_ok=True)
-        self.spec = load_space(
-            fake_sweeps.write_space(storage, scheduler=RACE, space=SPACE, fixed={"epochs": EPOCHS, "batch_size": 64})
-        )
+        asked = {"scheduler": RACE, "space": SPACE, "fixed": {"epochs": EPOCHS, "batch_size": 64}, **changes}
+        self.spec = load_space(fake_sweeps.write_space(storage, **asked))
         self.plan = make_plan(self.spec, auto_gpu=0.0)
         (storage / "fake.json").write_text(json.dumps({"curves": self.named(curves or {}), "order": "order.txt"}))
         self.storage, self.run = storage, open_folder(storage / "run")
