@@ -16,8 +16,7 @@ higher. A trial that waits keeps its state on disk.
 - A rung at which nobody is five standard errors above a constant answer decides nothing. Networks that have not
   begun to learn stray four above it.
 
-The constants were chosen on a stand-in network and on simulated curves, the one for the full budget on a network that
-learns late; `benchmarks/results/race_2cores_2026-11.md` has what they do elsewhere.
+`benchmarks/results/race_2cores_2026-11.md` says on which curves the constants were chosen, and what they do on others.
 
 Everything is a pure function of scores: no order of arrival, no clock. Decisions are stored all the same, and bind: a
 failed seed that a resume runs again, or a configuration that is added later, changes nothing that was decided.
