@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, plain_tune, predicting, race_saving, scale_model, sharing, startup, stats_coverage, step, sweep_overhead
+from benchmarks import (
+    gpu,
+    plain_tune,
+    predicting,
+    race_saving,
+    scale_model,
+    sharing,
+    startup,
+    stats_coverage,
+    step,
+    sweep_overhead,
+)
 from benchmarks.gpu_facts import covered
 from benchmarks.inputs import full_size_root
 from benchmarks.measure import Row, Sample, interleave, rate_row, ratio_row, summary
