@@ -12,10 +12,14 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fairface_core.config import TrainConfig, data_fields
 from fairface_core.console import Parser, go_on_without_stdout, run_door
 from fairface_core.errors import FairfaceError
+
+if TYPE_CHECKING:
+    from sweep.space.spec import SweepSpec
 
 _LOG_COLUMNS = 140
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
@@ -49,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
                       help="change a key of the space, such as fixed.epochs=3; may be given several times")  # fmt: skip
     what.add_argument(
-        "--scheduler", choices=("asha", "fifo"), help="stop what falls behind, or run every trial in full"
+        "--scheduler",
+        choices=("asha", "race", "fifo"),
+        help="stop trials that fall behind, race configurations seed by seed, or run every trial in full",
     )
     where = parser.add_argument_group("where to")
     where.add_argument(
@@ -64,6 +70,10 @@ def make_parser() -> argparse.ArgumentParser:
                      help="join this Ray cluster; auto: this machine's; local: start Ray here [$RAY_ADDRESS, else local]")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what it can cost; run nothing")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    parser.add_argument("--extend", action="store_true",
+                        help="go on with a run, with a larger space: more values, seeds, backbones or samples")  # fmt: skip
+    parser.add_argument("--retry-failed", action="store_true",
+                        help="go on with a run; also run again what diverged (what failed, --resume does)")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
     parser.add_argument("--yes", action="store_true", help="go on though an estimate says it may not fit, or is huge")
     parser.add_argument("--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of a search space")
@@ -137,14 +147,16 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         from sweep.console.dry_run import describe_plan
         from sweep.plan.expand import make_plan
 
-        console.print(describe_plan(make_plan(spec, yes=arguments.yes)))
+        console.print(describe_plan(make_plan(spec, yes=arguments.yes), epoch_s=_pace(spec, arguments.storage)))
         return 0
     from sweep.launch.session import Options, launch
 
     options = Options(
         storage=arguments.storage,
         address=_address(arguments.address),
-        resume=arguments.resume,
+        resume=arguments.resume or arguments.extend or arguments.retry_failed,
+        extend=arguments.extend,
+        retry_failed=arguments.retry_failed,
         force=arguments.force,
         yes=arguments.yes,
         **({} if fit is None else {"fit": fit}),
@@ -160,6 +172,17 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
 def _address(typed: str | None) -> str | None:
     address = typed or os.environ.get("RAY_ADDRESS") or "local"
     return None if address == "local" else address
+
+
+def _pace(spec: SweepSpec, storage: str) -> dict[str, float]:
+    """Return the seconds of an epoch by group, as the run of this name has trained some; empty without one."""
+    from fairface_core.files.folder import open_folder
+    from sweep.run_folder.records import read_run
+
+    if spec.name is None:
+        return {}
+    run = open_folder(storage).sub(spec.name)
+    return read_run(run).epoch_s if run.exists("plan.json") else {}
 
 
 if __name__ == "__main__":

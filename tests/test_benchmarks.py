@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, plain_tune, predicting, scale_model, sharing, startup, stats_coverage, step, sweep_overhead
+from benchmarks import (
+    gpu,
+    plain_tune,
+    predicting,
+    race_saving,
+    scale_model,
+    sharing,
+    startup,
+    stats_coverage,
+    step,
+    sweep_overhead,
+)
 from benchmarks.gpu_facts import covered
 from benchmarks.inputs import full_size_root
 from benchmarks.measure import Row, Sample, interleave, rate_row, ratio_row, summary
@@ -263,3 +274,16 @@ def test_every_bar_of_the_statistics_is_a_row(capsys: pytest.CaptureFixture[str]
     ]
     rows = rows_of(stats_coverage, scenario, capsys)
     assert rows["copies: 2 seeds, luck 0.015: called different"]["goal"] == 0.05
+
+
+def test_race_saving(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--sweeps", "1", "--rates", "3", "--only", "simulated", "finetuned"]
+    rows = rows_of(race_saving, arguments, capsys)
+    assert len(rows) == 2 * 2 * 3
+    for source in ("simulated", "finetuned"):
+        assert 1 < rows[f"race_saving.{source}.3_rates"]["ratio"] < 3, "the winner runs in full"
+        assert (
+            0
+            <= rows[f"race_saving.{source}.3_rates.regret"]["ratio"]
+            <= rows[f"race_saving.{source}.3_rates.worst"]["ratio"]
+        )

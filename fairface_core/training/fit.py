@@ -200,6 +200,7 @@ class _Run:
             constant_mean_f1=self.constant_mean_f1,
             peak_reserved_gib=peak_reserved,
             write_wait_s=write_wait_s,
+            val_images=len(self.data.val),
         )
         state = self.state()
         write_best = self._best_writer(epoch, logits, val, state["model"]) if is_best else None

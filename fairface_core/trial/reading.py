@@ -192,7 +192,7 @@ def read_history(folder: Folder) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the epochs of `history.csv` as numbers, up to the first row that is damaged.
 
     Returns:
-        One dict an epoch (the two epochs an int, every other column a float or None), and what was left out.
+        One dict an epoch (the two epochs and the images an int, every other column a float or None), and what was left out.
     """
     try:
         text = folder.read("history.csv").decode()
@@ -210,7 +210,10 @@ def read_history(folder: Folder) -> tuple[list[dict[str, Any]], list[str]]:
                     f"history.csv: the row of epoch {len(history) + 1} is damaged; later rows are left out"
                 ]
             history.append(
-                {k: int(v) if k in ("epoch", "best_epoch") and v is not None else v for k, v in values.items()}
+                {
+                    k: int(v) if k in ("epoch", "best_epoch", "val_images") and v is not None else v
+                    for k, v in values.items()
+                }
             )
     except csv.Error:
         return history, [f"history.csv: damaged after epoch {len(history)}"]

@@ -38,6 +38,7 @@ class EpochReport:
         constant_mean_f1: mean_f1 on validation of the best answer that is the same for every image; 0 if not known.
         peak_reserved_gib: Most device memory that torch's allocator held, in use or not, GiB; 0 where it has none.
         write_wait_s: Seconds that training waited for the files of the epoch before.
+        val_images: Validation images behind the scores; 0 if not known.
     """
 
     epoch: int
@@ -58,6 +59,7 @@ class EpochReport:
     constant_mean_f1: float = 0.0
     peak_reserved_gib: float = 0.0
     write_wait_s: float = 0.0
+    val_images: int = 0
 
 
 # The columns of history.csv.
@@ -120,3 +122,8 @@ def _total(numbers: Iterable[Any]) -> int:
 def constant_of(history: Sequence[Mapping[str, Any]]) -> float:
     """Return what the best constant answer scores, as the last epoch of a history says; 0 where it does not."""
     return float(history[-1].get(CONSTANT_KEY) or 0.0) if history else 0.0
+
+
+def val_images_of(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many validation images the last epoch of a history was scored on; 0 where it does not say."""
+    return int(history[-1].get("val_images") or 0) if history else 0

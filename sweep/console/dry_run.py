@@ -1,8 +1,8 @@
-"""What `--dry-run` prints: the trials, what they can cost at worst, what ASHA may save, and the disk they need."""
+"""What `--dry-run` prints: the trials, what they can cost at worst, what early stopping may save, and the disk they need."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,19 +11,27 @@ from rich.text import Text
 
 from sweep.plan.cost import disk_bytes, expected_epochs
 from sweep.plan.plan import Plan, PlannedTrial
-from sweep.wording import and_more, counted, number
+from sweep.wording import and_more, counted, duration, number
+
+_EXPECTED = {
+    "asha": ("ASHA", ", winners confirmed in full"),
+    "race": ("a race", ", winners in full with all seeds"),
+}
 
 
-def describe_plan(plan: Plan, *, max_rows: int = 60, estimate: bool = True) -> RenderableType:
+def describe_plan(
+    plan: Plan, *, max_rows: int = 60, estimate: bool = True, epoch_s: Mapping[str, float] | None = None
+) -> RenderableType:
     """Return what a person wants to see before saying yes, for `rich.print`.
 
     Args:
         plan: The plan.
         max_rows: Most trials that are listed one by one.
-        estimate: Whether to simulate what ASHA saves (imports Ray's ASHA).
+        estimate: Whether to simulate what early stopping saves (imports Ray's ASHA).
+        epoch_s: Seconds of an epoch by group, of those that have trained one.
     """
     parts: list[RenderableType] = [_summary(plan), _group_table(plan), _trial_table(plan.trials, max_rows)]
-    parts += [Text(line) for line in _cost_lines(plan, estimate)]
+    parts += [Text(line) for line in _cost_lines(plan, estimate, epoch_s or {})]
     parts += [Text.assemble(("note: ", "yellow"), note) for note in plan.notes]
     return Group(*parts)
 
@@ -63,18 +71,26 @@ def _trial_table(trials: Sequence[PlannedTrial], max_rows: int) -> RenderableTyp
     return Text("\n".join(["Trials, the longest first:", *lines, ""]))
 
 
-def _cost_lines(plan: Plan, estimate: bool) -> list[str]:
-    worst = plan.worst_case_epochs()
-    full = len(plan.trials) * plan.epochs
+def _cost_lines(plan: Plan, estimate: bool, epoch_s: Mapping[str, float]) -> list[str]:
+    groups = plan.groups()
+    at_worst = {g: plan.model_copy(update={"trials": trials}).worst_case_epochs() for g, trials in groups.items()}
+    worst, full = sum(at_worst.values()), len(plan.trials) * plan.epochs
     every = f" (every trial in full: {full:,})" if worst < full else ""
     lines = [f"Worst case: {worst:,} epochs of training{every}."]
     expected = expected_epochs(plan) if estimate else None
     if expected is not None:
-        confirmed = ", winners confirmed in full" if plan.scheduler.confirm else ""
+        name, confirmed = _EXPECTED[plan.scheduler.kind]
+        epochs = sum(expected.values())
         lines.append(
-            f"Expected with ASHA: about {expected:,} epochs{confirmed}: {full / expected:.1f}x fewer than every trial "
-            "in full. Simulated with configurations that keep their order from the first epoch on."
+            f"Expected with {name}: about {round(epochs):,} epochs{confirmed if plan.scheduler.confirm else ''}: "
+            f"{full / epochs:.1f}x fewer than every trial in full. Simulated with configurations that keep their order "
+            "from the first epoch on."
         )
+    if groups.keys() <= epoch_s.keys():
+        hours = f"{duration(sum(at_worst[g] * epoch_s[g] for g in groups))} at worst"
+        if expected is not None:
+            hours += f", about {duration(sum(expected[g] * epoch_s[g] for g in groups))} expected"
+        lines.append(f"At the pace of the epochs that this run has trained, one trial at a time: {hours}.")
     lines.append(
         f"Disk: up to {disk_bytes(plan.trials) / 2**30:.1f} GiB, the largest trial "
         f"{max(disk_bytes([trial]) for trial in plan.trials) / 2**30:.1f} GiB (two states and the best weights); "

@@ -84,6 +84,8 @@ def epochs_left(ledger: Ledger, group: str) -> int:
     trials = ledger.trials
     if choice.over:
         return sum(budget - len(trials[name].scores) for name in choice.confirm)
+    if ledger.races:
+        return sum(budget - len(t.scores) for t in ledger.groups[group] if t.status in ("planned", "running"))
     exploring = sum(budget - len(trials[name].scores) for name in choice.explore)
     confirming: dict[str, int] = {}
     for trial in ledger.groups[group]:
@@ -262,7 +264,8 @@ def _result(trial: Trial) -> str:
         return trial.reason
     if trial.status == "stopped" and trial.stop is not None:
         cutoff = "" if trial.stop.cutoff is None else f" < {trial.stop.cutoff:.4f}"
-        return f"mean_f1 {trial.stop.score:.4f}{cutoff} at rung {trial.stop.rung:g}"
+        score = trial.stop.score if trial.stop.value is None else trial.stop.value
+        return f"mean_f1 {score:.4f}{cutoff} at rung {trial.stop.rung:g}"
     if not trial.scores:
         return trial.reason
     best = max(trial.scores)

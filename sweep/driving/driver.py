@@ -31,6 +31,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.experimental import internal_kv
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from fairface_core.errors import ConfigError, FairfaceError
@@ -39,6 +40,7 @@ from sweep.cluster.signals import StopSignals
 from sweep.driving.actor import BEAT_S_KEY, LEG_KEY, NEEDS_KEY, PULSE_KEY, PULSE_NAMESPACE, TASK_KEY, TrialActor
 from sweep.driving.ledger import Ledger
 from sweep.driving.placement import Needs, Placement
+from sweep.driving.race_scheduler import RaceScheduler
 from sweep.driving.trials import Flight, Leg, death
 from sweep.driving.worker import ENDING_KEY, Ending, Task
 from sweep.policy.asha import GroupedASHA
@@ -103,9 +105,17 @@ def run_trials(
         raise broken.error from broken
 
 
-def _scheduler(ledger: Ledger) -> GroupedASHA:
+def _scheduler(ledger: Ledger) -> FIFOScheduler:
     """Return the scheduler with its rungs as the trial folders tell them, and the ledger in line with both."""
     given = ledger.plan.scheduler
+    if ledger.races:
+        ledger.settle()
+
+        def goes_on(trial_id: str, figures: Mapping[str, Any]) -> bool:
+            with _breaking():
+                return ledger.goes_on(trial_id, figures)
+
+        return RaceScheduler(goes_on)
 
     def store(decision: RungDecision) -> None:
         with _breaking():
@@ -126,7 +136,7 @@ def _scheduler(ledger: Ledger) -> GroupedASHA:
     return scheduler
 
 
-def _tuner(events: _Events, scheduler: GroupedASHA, ray_dir: Path) -> tune.Tuner:
+def _tuner(events: _Events, scheduler: FIFOScheduler, ray_dir: Path) -> tune.Tuner:
     return tune.Tuner(
         TrialActor,
         tune_config=tune.TuneConfig(

@@ -8,8 +8,10 @@ else acts on it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fairface_core.errors import StorageError
@@ -21,6 +23,7 @@ from sweep.driving.trials import AT_MOST_KEY, ERROR_FILE, Leg, Trial, open_trial
 from sweep.driving.worker import Ending
 from sweep.plan.plan import Plan
 from sweep.policy.confirm import GroupChoice, choose_group
+from sweep.policy.race import RaceRule, choose_race
 from sweep.policy.states import CONFIRM, DECISIONS_FILE, EXPLORE, Phase, RungDecision, TrialState, decisions_to_json
 from sweep.run_folder.records import RunRecord
 
@@ -49,6 +52,9 @@ class Ledger:
         self.run, self.plan = run, plan
         self.notes: list[str] = []
         self.confirms, self._max_retries = confirm, max_retries
+        given = plan.scheduler
+        self.races = given.kind == "race"
+        self._rule = RaceRule(plan.epochs, given.grace_epochs, given.reduction_factor)
         found = {one.trial_id: one for one in record.records} if record else {}
         self.trials = {
             planned.trial_id: open_trial(
@@ -65,12 +71,23 @@ class Ledger:
 
     # What comes next.
 
-    def open_for_resume(self) -> None:
-        """Set every trial that is to go on to `planned`, those that failed included."""
+    def open_for_resume(self, again: Sequence[str] = ("failed",)) -> None:
+        """Set every trial that is to go on to `planned`, those that ended in one of these ways included."""
         for trial in self.trials.values():
-            if trial.status in ("running", "failed"):
+            if trial.status == "diverged" in again and self.races:
+                self._forgive(trial)
+            if trial.status == "running" or trial.status in again:
                 trial.attempts += 1
                 self._mark(trial, "planned", "goes on after a restart of the sweep")
+
+    def _forgive(self, trial: Trial) -> None:
+        """Take back that a configuration fell for want of this trial: no value was compared."""
+        for other in self.groups[trial.group]:
+            kept = tuple(one for one in other.decisions if not (one.stop and one.value is None))
+            if other.planned.config_id == trial.planned.config_id and kept != other.decisions:
+                self._store(functools.partial(write_json, other.folder, DECISIONS_FILE, decisions_to_json(kept)))
+                other.decisions = kept
+                self._mark(other, "planned", "a seed of its configuration is run again")
 
     def states(self) -> tuple[TrialState, ...]:
         """Return what the scheduler needs to refill its rungs, in plan order."""
@@ -124,13 +141,37 @@ class Ledger:
     def _choice(self, group: str) -> GroupChoice:
         choice = self._choices[group]
         if choice is None:
-            states = [trial.state() for trial in self.groups[group]]
-            choice = self._choices[group] = choose_group(states, confirm=self.confirms)
+            choice = self._race(group) if self.races else choose_group(self._states(group), confirm=self.confirms)
+            self._choices[group] = choice
         return choice
 
     def at_most(self, trial: Trial) -> int | None:
         """Return how many images at a time did not run out of memory in the trial's group; None while all did fit."""
         return min((one.at_most for one in self.groups[trial.group] if one.at_most is not None), default=None)
+
+    def _race(self, group: str) -> GroupChoice:
+        """Return what a race needs once its new decisions are stored: nothing follows from one that is not."""
+        while True:
+            choice = choose_race(self._states(group), self._rule)
+            if not choice.decisions:
+                return choice
+            made = (decision.order for trial in self.trials.values() for decision in trial.decisions)
+            first = max(made, default=-1) + 1
+            for decision in choice.decisions:
+                self.decided(dataclasses.replace(decision, order=first + decision.order))
+
+    def _states(self, group: str) -> list[TrialState]:
+        return [trial.state() for trial in self.groups[group]]
+
+    def goes_on(self, trial_id: str, figures: Mapping[str, Any]) -> bool:
+        """Take an epoch of a race, and say whether its leg runs on; after the last epoch it ends by itself."""
+        trial = self.trials[trial_id]
+        if trial.leg is None:
+            return True
+        self.epoch(trial.leg, figures)
+        choice = self._choice(trial.group)
+        full = len(trial.scores) >= self.plan.epochs
+        return full or trial_id in choice.explore or trial_id in choice.confirm
 
     # What happens.
 
@@ -176,6 +217,8 @@ class Ledger:
         again = False
         if ending is None and trial.stop is not None:
             self._mark(trial, "stopped", trial.stop.reason(), trial.stop.detail())
+        elif ending is None and self.races:
+            self._mark(trial, "planned", f"waits at epoch {len(trial.scores)} for others of its group")
         elif ending is not None and ending.kind in ("completed", "diverged"):
             trial.status, trial.reason = ending.kind, ending.reason
         else:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairface_core.errors import StorageError
-from fairface_core.files.folder import Folder, read_json
-from fairface_core.trial.reports import constant_of
+from fairface_core.files.folder import Folder
+from fairface_core.trial.reports import constant_of, val_images_of
 from sweep.driving.placement import Needs
 from sweep.driving.worker import Ending
 from sweep.plan.plan import PlannedTrial
-from sweep.policy.states import DECISIONS_FILE, Phase, RungDecision, TrialState, decisions_from_json
+from sweep.policy.states import Phase, RungDecision, TrialState
 from sweep.run_folder.records import TrialRecord
 
 # Ray's own memory monitor. Its text on any other death guesses at "the OOM killer" too.
@@ -113,6 +112,7 @@ class Trial:
             scores=tuple(self.scores),
             decisions=self.decisions,
             constant=constant_of(self.history),
+            val_images=val_images_of(self.history),
         )
 
 
@@ -136,7 +136,7 @@ def open_trial(planned: PlannedTrial, folder: Folder, record: TrialRecord | None
         status=record.status,
         reason=record.reason,
         scores=[epoch["mean_f1"] for epoch in record.history],
-        decisions=_read_decisions(planned, folder, record, notes),
+        decisions=_decisions(planned, record, notes),
         attempts=record.attempts,
         at_most=_images_at_a_time(record),
         history=list(record.history),
@@ -149,27 +149,18 @@ def _images_at_a_time(record: TrialRecord) -> int | None:
     return said if isinstance(said, int) and said > 0 else None
 
 
-def _read_decisions(
-    planned: PlannedTrial, folder: Folder, record: TrialRecord, notes: list[str]
-) -> tuple[RungDecision, ...]:
-    try:
-        decisions = decisions_from_json(read_json(folder, DECISIONS_FILE))
-        if all(decision.trial_id == planned.trial_id for decision in decisions):
-            return decisions
-        problem = "is of another trial"
-    except FileNotFoundError:
-        problem = ""
-    except (StorageError, ValueError) as error:
-        problem = str(error)
-    if problem:
-        notes.append(f"{planned.trial_id}: {DECISIONS_FILE}: {problem}; status and history are used instead")
+def _decisions(planned: PlannedTrial, record: TrialRecord, notes: list[str]) -> tuple[RungDecision, ...]:
+    """Return what its rungs said; where decisions.json is lost, the status still says why it was stopped."""
+    if record.decisions:
+        return record.decisions
     detail = record.detail
-    if record.status == "stopped" and detail.get("kind") == "asha":
+    kind = detail.get("kind")
+    if record.status == "stopped" and kind in ("asha", "race"):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             cutoff = None if detail["cutoff"] is None else float(detail["cutoff"])
             judged = (float(detail["rung"]), int(detail["epoch"]), float(detail["score"]))
             order = _LOST_ORDER + len(notes)
-            return (RungDecision(planned.trial_id, planned.group, *judged, cutoff, stop=True, order=order),)
+            return (RungDecision(planned.trial_id, planned.group, *judged, cutoff, stop=True, order=order, kind=kind),)
     return ()
 
 

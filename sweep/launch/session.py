@@ -31,11 +31,12 @@ from sweep.launch.preflight import Launch, check, check_name, name_problems
 from sweep.launch.session_log import SessionLog
 from sweep.launch.tensorboard import Curves
 from sweep.plan.expand import make_plan
+from sweep.plan.extend import adopt
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.results.benchmark import BenchmarkTable
 from sweep.run_folder.lock import RunLock, locked
 from sweep.run_folder.records import RunRecord, read_run
-from sweep.run_folder.request import check_same, complete, write_new
+from sweep.run_folder.request import check_same, complete, rewrite, write_new
 from sweep.space.spec import SweepSpec
 
 
@@ -47,6 +48,8 @@ class Options:
         storage: Folder or object-store URI that run folders lie in.
         address: Of a Ray cluster to join; None to start Ray here.
         resume: Go on with a run.
+        extend: Go on with a run, which takes a larger space; with `resume`.
+        retry_failed: Run trials that diverged again too; with `resume`, which does so with those that failed.
         force: Go on though the program has changed.
         yes: Go on though an estimate says that it may not fit, or that it is very large.
         fit: `module:function` that trains; tests give a fake.
@@ -55,6 +58,8 @@ class Options:
     storage: str = "runs"
     address: str | None = None
     resume: bool = False
+    extend: bool = False
+    retry_failed: bool = False
     force: bool = False
     yes: bool = False
     fit: str = FIT
@@ -87,14 +92,15 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
         signals.install()
         nodes = joined.nodes if joined else (connect.this_machine(),)
         plan = make_plan(spec, yes=options.yes, auto_gpu=_auto_gpu(spec, nodes))
-        tasks = _tasks(spec, plan, run, options.fit)
         notes, record, lock = [*plan.notes], None, None
         if options.resume:
             lock = stack.enter_context(locked(run))
             record = read_run(run)
-            notes += check_same(record, plan, force=options.force)
+            plan = adopt(record.plan, plan)
+            notes += check_same(record, plan, force=options.force, extend=options.extend)
             complete(run, spec)
-        session = _Session(spec, run, plan, tasks, record, signals, console)
+        tasks = _tasks(spec, plan, run, options.fit)
+        session = _Session(spec, run, plan, tasks, record, signals, console, retry_diverged=options.retry_failed)
         if session.over:
             return session.results()
         with progress_bar("decoding images") as progress:
@@ -110,6 +116,8 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             lock = stack.enter_context(locked(run))
             check_name(run, resume=False)
             write_new(run, spec, plan)
+        elif options.extend:
+            rewrite(run, spec, plan)
         return session.conduct(cluster, lock, notes)
 
 
@@ -159,10 +167,13 @@ class _Session:
         record: RunRecord | None,
         signals: StopSignals,
         console: Console,
+        *,
+        retry_diverged: bool = False,
     ) -> None:
+        self._again = ("failed", "diverged") if retry_diverged else ("failed",)
         self._spec, self._run, self._tasks = spec, run, tasks
         self._signals, self._console = signals, console
-        confirm = plan.scheduler.kind == "asha" and plan.scheduler.confirm
+        confirm = plan.scheduler.kind != "fifo" and plan.scheduler.confirm
         retries = spec.failures.max_retries
         self._ledger = Ledger(run, plan, confirm=confirm, max_retries=retries, record=record)
         self._log = SessionLog(run, spec, plan, record.sweep if record else {})
@@ -177,7 +188,7 @@ class _Session:
     @property
     def over(self) -> bool:
         """Whether nothing is left to run, nor to be tried again."""
-        return self._ledger.finished and self._ledger.count("running", "failed") == 0
+        return self._ledger.finished and self._ledger.count("running", *self._again) == 0
 
     def conduct(self, cluster: connect.Cluster, lock: RunLock, notes: list[str]) -> int:
         """Run the trials, let go of Ray, and write the results."""
@@ -187,7 +198,7 @@ class _Session:
         max_legs = _max_legs(self._spec, cluster if cluster.joined else None)
         print_header(self._console, self._name, self._ledger, cluster, max_legs)
         print_notes(self._console, [*notes, *self._ledger.notes])
-        self._ledger.open_for_resume()
+        self._ledger.open_for_resume(self._again)
         self._log.start(cluster)
         watcher = driver.Watcher(self._began, self._epoch, self._ended, self._progress.note, lambda: self._tick(lock))
         try:

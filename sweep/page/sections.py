@@ -11,6 +11,7 @@ from typing import Any
 from fairface_core.errors import StorageError
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.page.plot_style import Palette, Plot
+from sweep.page.race_plot import race_plot
 from sweep.page.sweep_plots import comparison_plot, cost_plot, learning_curves, response_plots, scores_plot
 from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
 from sweep.results.beside.ensembles import ensembles_of
@@ -207,6 +208,14 @@ def _curves(found: Findings) -> dict[str, Any] | None:
     return {"curves": curves} if curves else None
 
 
+def _course(found: Findings) -> dict[str, Any] | None:
+    if found.run.plan.scheduler.kind != "race":
+        return None
+    drawn = (race_plot(found.run, group, found.palette) for group in found.order)
+    races = [plot for plot in drawn if plot]
+    return {"races": races} if races else None
+
+
 def _response(found: Findings) -> dict[str, Any] | None:
     responses = response_plots(found.board, found.palette)
     return {"responses": responses, "groups": found.order} if responses else None
@@ -268,6 +277,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Findings], dict[str, Any] | None]], ..
     ("outsiders", "Beside others", _outsiders),
     ("ensembles", "Together", _ensembles),
     ("curves", "Curves", _curves),
+    ("course", "Race", _course),
     ("response", "Response", _response),
     ("analysis", "Best trials", _analysis),
     ("audit", "Audit", _audit),

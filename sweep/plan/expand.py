@@ -162,7 +162,7 @@ def _fraction(sample_seed: int, cell: dict[str, Any], key: str, sample: int) -> 
 
 def _explores(draft: _Draft, spec: SweepSpec) -> bool:
     first = spec.scheduler.explore_seeds
-    return spec.scheduler.kind == "fifo" or first == "all" or draft.seed_rank < first
+    return spec.scheduler.kind != "asha" or first == "all" or draft.seed_rank < first
 
 
 def _in_order(drafts: list[_Draft], spec: SweepSpec) -> list[_Draft]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweep.policy.states import ENDED, SCORE_KEY, TrialState
+from sweep.policy.states import ENDED, SCORE_KEY, RungDecision, TrialState
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class GroupChoice:
         skip_reason: One sentence; empty while nothing is skipped.
         prune: Full training states that nothing can need any more.
         done: Nothing is left to run.
+        decisions: What a race decides now, to be stored before anything else of this counts; see `sweep.policy.race`.
     """
 
     group: str
@@ -44,6 +45,7 @@ class GroupChoice:
     skip_reason: str
     prune: tuple[str, ...]
     done: bool
+    decisions: tuple[RungDecision, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from sweep.policy.asha import GroupedASHA
 from sweep.policy.confirm import GroupChoice, choose_group
-from sweep.policy.states import TrialState
+from sweep.policy.race import RaceRule, choose_race
+from sweep.policy.states import RungDecision, TrialState
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Curve:
         scores: Score after each epoch, at full budget; a score that is not finite ends the trial as diverged.
         epoch_s: Duration of an epoch, in any unit; decides the order in which trials reach a rung.
         constant: What the best constant answer scores.
+        val_images: Validation images behind each score; 0 where it is not known.
     """
 
     trial_id: str
@@ -38,6 +40,7 @@ class Curve:
     scores: tuple[float, ...]
     epoch_s: float = 1.0
     constant: float = 0.0
+    val_images: int = 0
 
     @property
     def best(self) -> float:
@@ -72,7 +75,13 @@ def plan_states(curves: Sequence[Curve], *, explore_seeds: int | None = None) ->
     seeds = list(dict.fromkeys(curve.seed for curve in curves))[:explore_seeds]
     return tuple(
         TrialState(
-            curve.trial_id, curve.group, curve.config_id, curve.seed, curve.seed in seeds, constant=curve.constant
+            curve.trial_id,
+            curve.group,
+            curve.config_id,
+            curve.seed,
+            curve.seed in seeds,
+            constant=curve.constant,
+            val_images=curve.val_images,
         )
         for curve in curves
     )
@@ -88,6 +97,7 @@ def simulate(
     num_slots: int = 1,
     max_epochs: int | None = None,
     in_plan_order: bool = False,
+    race: bool = False,
 ) -> Outcome:
     """Run a sweep, or go on with one that was cut off.
 
@@ -102,6 +112,7 @@ def simulate(
         num_slots: Trials that run at the same time.
         max_epochs: Cut the sweep off after this many epochs; running ones are lost, as after a kill.
         in_plan_order: Start exploring trials in plan order and not in the policy's, for comparison.
+        race: Whether configurations race; else ASHA stops trials.
     """
     known = {curve.trial_id: curve for curve in curves}
     now = {state.trial_id: state for state in states}
@@ -109,9 +120,15 @@ def simulate(
     epochs = len(curves[0].scores)
     assert all(len(curve.scores) == epochs for curve in curves), "all curves have the full budget"
     scheduler = GroupedASHA(epochs=epochs, grace_epochs=grace_epochs, reduction_factor=reduction_factor)
-    for decision in scheduler.refill(now.values()):
-        state = now[decision.trial_id]
-        now[decision.trial_id] = replace(state, decisions=(*state.decisions, decision))
+    rule = RaceRule(epochs, grace_epochs, reduction_factor)
+
+    def note(decisions: Iterable[RungDecision]) -> None:
+        for decision in decisions:
+            state = now[decision.trial_id]
+            now[decision.trial_id] = replace(state, decisions=(*state.decisions, decision))
+
+    if not race:
+        note(scheduler.refill(now.values()))
 
     members: dict[str, list[str]] = {}
     for curve in curves:
@@ -123,13 +140,24 @@ def simulate(
     ticket = itertools.count()
     clock, num_epochs = 0.0, 0
 
+    fresh: dict[str, GroupChoice] = {}
+
     def choice_of(group: str) -> GroupChoice:
         """Ask the policy and write down what it says of trials that are not to run."""
-        choice = choose_group([now[t] for t in members[group]], confirm=confirm)
+        if race and group in fresh:
+            return fresh[group]
+        if race:
+            choice = choose_race([now[t] for t in members[group]], rule)
+            while choice.decisions:
+                note(choice.decisions)
+                choice = choose_race([now[t] for t in members[group]], rule)
+        else:
+            choice = choose_group([now[t] for t in members[group]], confirm=confirm)
         for trial_id in choice.stopped:
             now[trial_id] = replace(now[trial_id], status="stopped")
         for trial_id in choice.skipped:
             now[trial_id] = replace(now[trial_id], status="skipped")
+        fresh[group] = choice
         return choice
 
     def start() -> bool:
@@ -155,12 +183,22 @@ def simulate(
             break
         clock, _, trial_id = heapq.heappop(running)
         curve, state = known[trial_id], now[trial_id]
+        fresh.pop(curve.group, None)
         epoch = len(state.scores) + 1
         assert epoch <= epochs, f"{trial_id} was run past its budget"
         score = curve.scores[epoch - 1]
         num_epochs += 1
         if not math.isfinite(score):
             now[trial_id] = replace(state, status="diverged")
+        elif race:
+            now[trial_id] = replace(
+                state, scores=(*state.scores, score), status="completed" if epoch == epochs else "running"
+            )
+            choice = choice_of(curve.group)
+            if trial_id in (*choice.explore, *choice.confirm):
+                heapq.heappush(running, (clock + curve.epoch_s, next(ticket), trial_id))
+            elif now[trial_id].status == "running":
+                now[trial_id] = replace(now[trial_id], status="planned")
         else:
             go_on = True
             if trial_id not in confirming:

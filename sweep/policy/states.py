@@ -47,6 +47,8 @@ class RungDecision:
             every cutoff can be worked out again.
         constant: What the best answer that is the same for every image scores. A cutoff that is not above it stops
             nothing: those who set it have learned nothing yet, and their order is noise.
+        kind: `asha`, or `race`, where configurations are compared and not trials.
+        value: What a race compares with `cutoff`: the configuration's value at the rung, see `sweep.policy.race`.
     """
 
     trial_id: str
@@ -58,16 +60,18 @@ class RungDecision:
     stop: bool
     order: int
     constant: float = 0.0
+    kind: str = "asha"
+    value: float | None = None
 
     @property
     def spared(self) -> bool:
         """Whether it lies below a cutoff that stops nothing."""
-        return not self.stop and self.cutoff is not None and self.score < self.cutoff
+        return self.kind == "asha" and not self.stop and self.cutoff is not None and self.score < self.cutoff
 
     def detail(self) -> dict[str, Any]:
         """Return what `status.json` holds under `detail` for a trial that this decision stopped."""
         return {
-            "kind": "asha",
+            "kind": self.kind,
             "rung": self.rung,
             "epoch": self.epoch,
             "score": self.score,
@@ -77,11 +81,26 @@ class RungDecision:
 
     def reason(self) -> str:
         """Return the decision in one sentence."""
+        if self.kind == "race":
+            return self._race_reason()
         verdict = "stopped" if self.stop else "goes on"
         bound = "first in its rung" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
         if self.spared:
             bound += f", not above a constant answer's {self.constant:.4f}"
         return f"{verdict} by ASHA at epoch {self.epoch} (rung {self.rung:g}): {SCORE_KEY} {self.score:.4f}, {bound}"
+
+    def _race_reason(self) -> str:
+        if not self.stop and self.epoch < self.rung:
+            return f"won the race at epoch {self.epoch}: value {self.value:.4f}" if self.value else "won the race"
+        verdict = "fell" if self.stop else "goes on"
+        if self.value is None:
+            why = "its configuration lost a seed to divergence or to failures" if self.stop else "nothing to compare"
+        elif self.cutoff is None:
+            why = f"value {self.value:.4f}; nobody had learned anything yet"
+        else:
+            why = f"value {self.value:.4f}, cutoff {self.cutoff:.4f}"
+        at = f", at its epoch {self.epoch}" if self.epoch < self.rung else ""
+        return f"{verdict} in the race at rung {self.rung:g}{at}: {why}"
 
 
 def decisions_to_json(decisions: Sequence[RungDecision]) -> dict[str, Any]:
@@ -113,11 +132,13 @@ def _decision(item: object, position: int) -> RungDecision:
         "stop": (bool,),
         "order": (int,),
         "constant": (int, float),
+        "kind": (str,),
+        "value": (int, float, type(None)),
     }
     assert wanted.keys() == {field.name for field in fields(RungDecision)}
     if isinstance(item, Mapping):
         # Decisions of earlier versions.
-        item = {"constant": 0.0, **item}
+        item = {"constant": 0.0, "kind": "asha", "value": None, **item}
     if not isinstance(item, Mapping) or item.keys() != wanted.keys():
         raise ValueError(f"decision {position}: expected exactly the keys {', '.join(wanted)}")
     for name, types in wanted.items():
@@ -142,6 +163,7 @@ class TrialState:
         scores: Validation mean_f1 of epochs 1..n, exploration and confirm together.
         decisions: What its rungs said.
         constant: What the best constant answer scores; 0 while no epoch has said so.
+        val_images: Validation images behind each score; 0 while no epoch has said so.
     """
 
     trial_id: str
@@ -153,6 +175,7 @@ class TrialState:
     scores: tuple[float, ...] = ()
     decisions: tuple[RungDecision, ...] = ()
     constant: float = 0.0
+    val_images: int = 0
 
     @cached_property
     def stop(self) -> RungDecision | None:

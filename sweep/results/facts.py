@@ -112,11 +112,12 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
             "configuration of one seed is never called better or worse: one seed cannot tell skill from luck.",
         ),
     ]
-    if scheduler.kind == "asha":
+    if scheduler.kind != "fifo":
         confirm = " The best configuration of each group is then brought to the full budget for all seeds."
         rungs = listing([number(rung) for rung in run.rungs])
         where = f"rungs at epochs {rungs}" if rungs else "no rung below the full budget"
-        text = f"ASHA within each {scheduler.group_by}, factor {number(scheduler.reduction_factor)}; {where}."
+        name = "ASHA" if scheduler.kind == "asha" else "Race"
+        text = f"{name} within each {scheduler.group_by}, factor {number(scheduler.reduction_factor)}; {where}."
         rows.append(("Stopping", text + (confirm if scheduler.confirm else "")))
     else:
         rows.append(("Stopping", "None: every trial has the full budget."))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from fairface_core.trial.reports import constant_of
 from sweep.results.leaderboard import Board, Configuration
 from sweep.results.outlook import seed_variance, what_would_decide
 from sweep.results.stats import Comparison, compare_all
@@ -149,22 +148,24 @@ def _constant(one: Configuration) -> str:
 
 
 def _nothing_learned(run: RunRecord) -> list[str]:
-    """Say in which groups ASHA's first comparison was one of trials that had learned nothing."""
+    """Say in which groups the first comparison decided nothing, for nobody had learned anything: as decided then."""
     if not run.rungs:
         return []
-    epoch = math.ceil(run.rungs[0])
+    first = run.rungs[0]
     found: dict[str, float] = {}
     for group in run.groups:
-        there = [r.history[:epoch] for r in run.records if r.group == group and len(r.history) >= epoch]
-        constant = max(map(constant_of, there), default=0.0)
-        if constant and all(history[-1]["mean_f1"] <= constant for history in there):
-            found[group] = constant
+        there = [d for r in run.records if r.group == group for d in r.decisions if d.rung == first]
+        # A race notes no cutoff where nobody is clearly above a constant answer.
+        idle = all(d.cutoff is None if d.kind == "race" else not d.stop and d.score <= d.constant for d in there)
+        if there and idle and max(d.constant for d in there) > 0:
+            found[group] = max(d.constant for d in there)
     if not found:
         return []
+    clearly = "clearly " if run.plan.scheduler.kind == "race" else ""
     return [
-        f"At epoch {epoch}, where trials of {listing(list(found))} are first compared, none was above a constant answer "
-        f"(mean_f1 {score(max(found.values()))}), so none was stopped there. A larger grace_epochs, pretrained weights or "
-        "smaller learning rates would make that comparison mean something."
+        f"At epoch {math.ceil(first)}, where trials of {listing(list(found))} are first compared, none was {clearly}above a "
+        f"constant answer (mean_f1 {score(max(found.values()))}), so none was stopped there. A larger grace_epochs, "
+        "pretrained weights or smaller learning rates would make that comparison mean something."
     ]
 
 

@@ -7,12 +7,14 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from fairface_core.errors import ConfigError, StorageError
 from fairface_core.files.folder import Folder, is_remote, read_json
 from fairface_core.trial.reading import CONTRACT_FIELDS, read_history, read_report, read_status
 from sweep.plan.plan import Plan, PlannedTrial
+from sweep.policy.states import DECISIONS_FILE, RungDecision, decisions_from_json
 
 # Files of a trial are small; on an object store it is the round trips that take the time.
 _READERS = 16
@@ -32,6 +34,7 @@ class TrialRecord:
         history: One dict an epoch, the columns of history.csv.
         report: report.json, checked; None where there is none that can be used.
         problems: What was damaged in its files.
+        decisions: What its rungs said, decisions.json; empty where it cannot be used.
         linked: Whether a link stands in the place of its folder, or of `trials`: nothing was read there.
     """
 
@@ -45,6 +48,7 @@ class TrialRecord:
     report: dict[str, Any] | None
     problems: tuple[str, ...]
     linked: bool = False
+    decisions: tuple[RungDecision, ...] = ()
 
     @property
     def problem(self) -> str:
@@ -143,9 +147,9 @@ class RunRecord:
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """The epochs at which ASHA may stop a trial; none for a sweep without it."""
+        """The epochs at which a trial may be stopped; none for a sweep that runs all in full."""
         scheduler = self.plan.scheduler
-        if scheduler.kind != "asha":
+        if scheduler.kind == "fifo":
             return ()
         milestones = (scheduler.grace_epochs * scheduler.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < self.epochs, milestones))
@@ -159,6 +163,14 @@ class RunRecord:
     def swept_keys(self) -> tuple[str, ...]:
         """Config keys whose values differ between trials, without the seed and the group key."""
         return self.plan.swept_keys
+
+    @property
+    def epoch_s(self) -> dict[str, float]:
+        """Mean seconds of an epoch by group, of the groups that have trained one."""
+        times: dict[str, list[float]] = {}
+        for record in self.records:
+            times.setdefault(record.group, []).extend(e["train_s"] + e["eval_s"] for e in record.history)
+        return {group: fmean(seconds) for group, seconds in times.items() if seconds}
 
     @property
     def running(self) -> bool:
@@ -235,7 +247,8 @@ def _read_trial(folder: Folder, planned: PlannedTrial, group_by: str) -> TrialRe
     status, problems = read_status(trial)
     history, history_problems = read_history(trial)
     report, report_problems = read_report(trial, _identity(planned, group_by))
-    problems += history_problems + report_problems
+    decisions, decision_problems = _read_decisions(trial, planned)
+    problems += history_problems + report_problems + decision_problems
     if status.status == "completed" and report is None and not report_problems:
         problems.append("report.json: missing, though the trial is completed")
     return TrialRecord(
@@ -249,7 +262,20 @@ def _read_trial(folder: Folder, planned: PlannedTrial, group_by: str) -> TrialRe
         history=history,
         report=report,
         problems=tuple(problems),
+        decisions=decisions,
     )
+
+
+def _read_decisions(trial: Folder, planned: PlannedTrial) -> tuple[tuple[RungDecision, ...], list[str]]:
+    try:
+        decisions = decisions_from_json(read_json(trial, DECISIONS_FILE))
+    except FileNotFoundError:
+        return (), []
+    except (StorageError, ValueError) as error:
+        return (), [f"{DECISIONS_FILE}: {error}; status and history are used instead"]
+    if any(decision.trial_id != planned.trial_id for decision in decisions):
+        return (), [f"{DECISIONS_FILE}: is of another trial; status and history are used instead"]
+    return decisions, []
 
 
 def _is_linked(run: Folder, trial: Folder) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from fairface_core.errors import ConfigError
 from fairface_core.files.folder import Folder, write_json
 from fairface_core.machine.provenance import code_digest, git_commit, versions
+from sweep.plan.extend import no_extension
 from sweep.plan.plan import Plan, space_difference
 from sweep.run_folder.records import RunRecord
 from sweep.space.spec import SweepSpec
@@ -28,13 +29,20 @@ def complete(run: Folder, spec: SweepSpec) -> None:
         run.write("space.yaml", spec.recorded_text().encode())
 
 
-def check_same(record: RunRecord, plan: Plan, *, force: bool) -> list[str]:
+def rewrite(run: Folder, spec: SweepSpec, plan: Plan) -> None:
+    """Write what is asked of a run that is extended. plan.json comes last: until then the old space can be resumed."""
+    run.write("space.yaml", spec.recorded_text().encode())
+    write_json(run, "plan.json", plan.to_json())
+
+
+def check_same(record: RunRecord, plan: Plan, *, force: bool, extend: bool = False) -> list[str]:
     """Compare a run with what is asked now.
 
     Args:
         record: The run as it stands on disk.
-        plan: What is asked now.
+        plan: What is asked now, with the run's names (`sweep.plan.extend.adopt`).
         force: `--force`: go on with another version of the program.
+        extend: `--extend`: more may be asked for, if all that the run holds is asked for too.
 
     Returns:
         What is different and was forced.
@@ -46,12 +54,20 @@ def check_same(record: RunRecord, plan: Plan, *, force: bool) -> list[str]:
     linked = [one for one in record.records if one.linked]
     if linked:
         raise ConfigError([f"{record.folder.uri}/trials/{one.trial_id}: {one.reason}" for one in linked])
-    changed = space_difference(record.plan, plan)
+    if extend and (lacking := no_extension(record.plan, plan)):
+        raise ConfigError(
+            [
+                f"{record.folder.uri}: --extend takes a space that asks for everything that this run holds, and more: add "
+                "values, seeds, backbones or samples, with the same epochs, data and scheduler; or choose another --name",
+                *lacking,
+            ]
+        )
+    changed = [] if extend else space_difference(record.plan, plan)
     if changed:
         raise ConfigError(
             [
                 f"{record.folder.uri}: this run was started with another space; go back to it (space.yaml there), "
-                "or choose another --name",
+                "or choose another --name; a space that only adds to it is taken by --extend",
                 *changed,
             ]
         )

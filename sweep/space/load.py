@@ -162,8 +162,16 @@ def _cross_check(spec: SweepSpec, root: Node, problems: list[str], notes: list[s
             problems.append(
                 f"{explore} with confirm: false would never run the other seeds; accepted: confirm: true, or all"
             )
-    if given.kind == "asha" and given.grace_epochs >= spec.epochs:
-        notes.append(f"ASHA can stop no trial: grace_epochs {given.grace_epochs} >= {BUDGET} {spec.epochs}")
+    if given.kind == "race" and "explore_seeds" in scheduler:
+        notes.append("scheduler race gives each configuration the seeds it needs; not used: explore_seeds")
+    if given.kind == "race" and not given.confirm and num_seeds > 1:
+        problems.append(
+            f"{scheduler['confirm'].where}: scheduler.confirm = false with a race would never run the other seeds; "
+            "accepted: true"
+        )
+    if given.kind != "fifo" and given.grace_epochs >= spec.epochs:
+        who = "ASHA" if given.kind == "asha" else "a race"
+        notes.append(f"{who} can stop no trial: grace_epochs {given.grace_epochs} >= {BUDGET} {spec.epochs}")
     for path in (("per_backbone",), ("resources", "per_backbone")):
         for name, node in root.entries(*path).items():
             if name not in spec.backbones:

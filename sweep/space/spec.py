@@ -134,7 +134,10 @@ class _Section(Keys):
 class SchedulerSpec(_Section):
     """When a trial is stopped early."""
 
-    kind: Literal["asha", "fifo"] = Field(default="asha", description="asha stops what falls behind; fifo nothing")
+    kind: Literal["asha", "race", "fifo"] = Field(
+        default="asha",
+        description="asha stops what falls behind; race runs configurations seed by seed; fifo stops nothing",
+    )
     group_by: Annotated[str, _Groupable] = Field(default=BACKBONE, description="trials are compared at one value of it")
     grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before it has trained this many epochs")
     reduction_factor: float = Field(default=3.0, ge=2, le=1000, description="one in this many goes on at each rung")
@@ -307,6 +310,8 @@ class SweepSpec(SpaceFile):
         scheduler = self.scheduler.model_dump()
         if self.scheduler.kind == "fifo":
             scheduler = {key: scheduler[key] for key in ("kind", "group_by")}
+        elif self.scheduler.kind == "race":
+            del scheduler["explore_seeds"]
         drawn = bool(self.drawn())
         out = {
             "data": None if self.demo is None else {"demo": self.demo},

@@ -301,6 +301,10 @@ def test_another_space_is_refused_with_the_difference(
     err = capsys.readouterr().err
     assert "started with another space" in err
     assert "fixed.epochs: was 4, is 5" in err
+    assert call("--space", changed, "--storage", storage, "--extend") == 2
+    err = capsys.readouterr().err
+    assert "--extend takes a space that asks for everything that this run holds, and more" in err
+    assert "fixed.epochs: was 4, is 5" in err
 
 
 def test_another_program_is_refused_unless_forced(
@@ -343,6 +347,6 @@ def test_the_flags_are_frozen() -> None:
     flags = {word for action in make_parser()._actions for word in action.option_strings if word.startswith("--")}
     assert flags == {
         "--help", "--space", "--root", "--protocol", "--on-bad-image", "--drop-duplicates", "--set", "--scheduler", "--name", "--storage", "--gpus-per-trial",
-        "--cpus-per-trial", "--max-concurrent", "--address", "--dry-run", "--resume", "--force", "--yes", "--print-schema",
+        "--cpus-per-trial", "--max-concurrent", "--address", "--dry-run", "--resume", "--extend", "--retry-failed", "--force", "--yes", "--print-schema",
         "--debug",
     }  # fmt: skip

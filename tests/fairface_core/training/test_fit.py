@@ -98,6 +98,7 @@ def test_the_folder_is_complete_and_consistent(undisturbed: Path) -> None:
     np.testing.assert_allclose(history.lr, [cosine_lr(2e-3, e, 3) for e in (1, 2, 3)])
     truth = pd.read_parquet(undisturbed / "predictions.parquet").query("split == 'val'")
     assert set(history.constant_mean_f1) == {constant_mean_f1(truth.age_true.to_numpy(), truth.gender_true.to_numpy())}
+    assert set(history.val_images) == {len(truth)}
 
 
 def test_the_cosine_is_torchs() -> None:

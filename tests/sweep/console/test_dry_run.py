@@ -64,6 +64,29 @@ def test_what_asha_is_expected_to_save_is_what_was_measured(tmp_path: Path) -> N
     first_seed = expected_epochs(plan_of(tmp_path, DESIGN_SPACE, sets=[*one_backbone, "scheduler.explore_seeds=1"]))
     assert every_seed is not None
     assert first_seed is not None
-    assert 180 / every_seed == pytest.approx(1.8, abs=0.4)
-    assert 180 / first_seed == pytest.approx(2.2, abs=0.4)
+    assert 180 / sum(every_seed.values()) == pytest.approx(1.8, abs=0.4)
+    assert 180 / sum(first_seed.values()) == pytest.approx(2.2, abs=0.4)
     assert expected_epochs(plan_of(tmp_path, DESIGN_SPACE, scheduler="fifo")) is None
+
+
+def test_what_a_race_is_expected_to_save_is_what_was_measured(tmp_path: Path) -> None:
+    # benchmarks/results/race_2cores_2026-11.md: 3 seeds, 20 epochs, 3 and 6 learning rates: 2.5x and 4.1x fewer epochs.
+    for rates, saving in (("1e-4, 3e-4, 1e-3", 2.5), ("1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3", 4.1)):
+        sets = [f"space.lr.grid=[{rates}]", "per_backbone=null"]
+        plan = plan_of(tmp_path, DESIGN_SPACE, sets=sets, scheduler="race")
+        expected = expected_epochs(plan)
+        assert expected is not None
+        assert len(plan.trials) * 20 / sum(expected.values()) == pytest.approx(saving, abs=0.4)
+    text = printed(plan)
+    assert "Expected with a race: about " in text
+    assert "Worst case: 1,440 epochs of training." in text
+
+
+def test_hours_are_told_once_every_group_has_trained_an_epoch(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, DESIGN_SPACE, scheduler="fifo")
+    groups = list(plan.groups())
+    assert "pace" not in printed(plan, epoch_s=dict.fromkeys(groups[1:], 60.0))
+    text = printed(plan, epoch_s=dict.fromkeys(groups, 60.0))
+    assert "At the pace of the epochs that this run has trained, one trial at a time: 12 h 0 min at worst." in text
+    raced = printed(plan_of(tmp_path, DESIGN_SPACE, scheduler="race"), epoch_s=dict.fromkeys(groups, 60.0))
+    assert " at worst, about " in raced and " expected." in raced

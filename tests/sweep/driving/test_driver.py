@@ -76,6 +76,54 @@ def test_asha_stops_and_confirms(tmp_path: Path) -> None:
             assert not trial.folder.exists(STATE)
 
 
+RACE = {"kind": "race", "grace_epochs": 1, "reduction_factor": 3}
+
+
+def test_a_race_confirms_one_winner_a_group_and_trains_no_epoch_twice(tmp_path: Path) -> None:
+    ledger, seen = run_sweep(tmp_path / "s", scheduler=RACE, fixed={"epochs": 9})
+    assert ledger.finished
+    statuses = collections.Counter(trial.status for trial in ledger.trials.values())
+    assert statuses["completed"] == 4, "two groups, two seeds of each winner"
+    assert statuses["planned"] == statuses["failed"] == 0
+    for trial in ledger.trials.values():
+        assert (trial.status == "completed") == (trial.planned.config["lr"] == 3e-4)
+    assert set(collections.Counter(seen.epochs).values()) == {1}, "no epoch is trained twice"
+    assert all(again is False for _, _, again in seen.endings)
+    for trial in ledger.trials.values():
+        status = status_of(ledger.run, trial.trial_id)
+        assert (status["status"], status["attempts"]) == (trial.status, 1)
+        if trial.status == "stopped":
+            assert trial.stop is not None
+            assert (status["detail"]["kind"], status["reason"]) == ("race", trial.stop.reason())
+            assert decisions_from_json(json.loads(trial.folder.read("decisions.json"))) == trial.decisions
+            assert not trial.folder.exists(STATE)
+
+
+@pytest.mark.parametrize("what", ["kill", "late_kill", "bug", "diverge"])
+def test_a_race_goes_on_without_those_that_it_loses(tmp_path: Path, what: str) -> None:
+    from sweep.plan.expand import make_plan
+    from sweep.space.load import load_space
+
+    storage = tmp_path / "s"
+    storage.mkdir()
+    plan = make_plan(load_space(fake_sweeps.write_space(storage, scheduler=RACE, **ONE_BACKBONE)), auto_gpu=0.0)
+    victim = next(t.trial_id for t in plan.trials if (t.config["lr"], t.seed) == (3e-4, 41))
+    ledger, seen = run_sweep(
+        storage, fake={"faults": {victim: {"1": what}}}, scheduler=RACE, fixed={"epochs": 4}, **ONE_BACKBONE
+    )
+    assert ledger.finished
+    assert set(collections.Counter(seen.epochs).values()) == {1}
+    trial = ledger.trials[victim]
+    full = {t.planned.config["lr"] for t in ledger.trials.values() if t.status == "completed"}
+    if what in ("kill", "late_kill"):
+        assert (trial.status, trial.attempts, full) == ("completed", 2, {3e-4})
+    elif what == "bug":
+        assert (trial.status, full) == ("failed", {3e-4}), "its other seed races in its place"
+    else:
+        assert trial.status == "diverged"
+        assert 3e-4 not in full
+
+
 def test_an_actor_that_cannot_be_used_again_costs_no_trial(tmp_path: Path) -> None:
     """Ray sets the next trial of such an actor to ERROR and tells nobody."""
     asha = {"kind": "asha", "grace_epochs": 1, "reduction_factor": 3, "confirm": False}

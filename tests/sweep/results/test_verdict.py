@@ -218,28 +218,27 @@ def test_a_model_that_answers_alike_everywhere_is_named(tmp_path: Path, heads: t
 
 
 @pytest.mark.parametrize(
-    ("factor", "groups", "said"),
+    ("decision", "groups", "said"),
     [
-        (0.9, ["resnet50"], "resnet50"),
-        (1.0, ["resnet50", "convnext_tiny"], "resnet50 and convnext_tiny"),
-        (1.1, ["resnet50"], ""),
-        (None, ["resnet50"], ""),
+        ({"score": 0.18, "cutoff": 0.19}, ["resnet50"], "resnet50"),
+        ({"score": 0.20, "cutoff": None}, ["resnet50", "convnext_tiny"], "resnet50 and convnext_tiny"),
+        ({"score": 0.22, "cutoff": 0.21}, ["resnet50"], ""),
+        # An older version had no such rule and stopped some all the same; one that stored no constant cannot tell.
+        ({"score": 0.18, "cutoff": 0.19, "stop": True}, ["resnet50"], ""),
+        ({"score": 0.18, "cutoff": 0.19, "constant": 0.0}, ["resnet50"], ""),
+        ({"score": 0.21, "cutoff": None, "kind": "race", "value": 0.25}, ["resnet50"], "resnet50"),
+        ({"score": 0.18, "cutoff": 0.15, "kind": "race", "value": 0.25}, ["resnet50"], ""),
     ],
 )
 def test_a_first_rung_that_saw_nothing_learned_is_named(
-    tmp_path: Path, factor: float | None, groups: list[str], said: str
+    tmp_path: Path, decision: dict[str, Any], groups: list[str], said: str
 ) -> None:
-    """The scores at epoch 3 are those of a constant answer times a factor; older histories do not know that score."""
+    """What its decisions say counts, not what the histories look like."""
     run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2), epochs=8, asha=True)
-    for trial in (trial for group in groups for trial in trials_of(run, group)):
-        table = pd.read_csv(trial / "history.csv")
-        assert set(table.constant_mean_f1) == {0.0}
-        if factor is None:
-            table = table.drop(columns="constant_mean_f1")
-        else:
-            table["constant_mean_f1"] = 0.2
-            table.loc[table.epoch == 3, "mean_f1"] = 0.2 * factor
-        table.to_csv(trial / "history.csv", index=False)
+    for order, trial in enumerate(trial for group in groups for trial in trials_of(run, group)):
+        stored = {"trial_id": trial.name, "group": "g", "rung": 3, "epoch": 3, "stop": False, "order": order,
+                  "constant": 0.2, **decision}  # fmt: skip
+        (trial / "decisions.json").write_text(json.dumps({"schema_version": 1, "decisions": [stored]}))
     _, verdict = judged(run)
     found = [caveat for caveat in verdict.caveats if "constant answer" in caveat]
     assert len(found) == bool(said)

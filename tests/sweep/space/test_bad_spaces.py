@@ -216,7 +216,7 @@ def test_an_odd_space_means_this(case: Odd, tmp_path: Path) -> None:
 # keys, tags, aliases, depth, numbers that no JSON has) can be said in it: such texts have no value at all.
 TWO_VALUES = {  # no keyword compares one value with another
     "range upside down", "range of nothing", "root and demo", "fixed and swept", "data and fixed", "repeats of a grid",
-    "more explorers than seeds", "seeds that never run", "grouped by draws",
+    "more explorers than seeds", "seeds that never run", "seeds that never race", "grouped by draws",
 }  # fmt: skip
 WHOLE_PLAN = {"a million trials", "patches that do not fit"}  # known when the trials are drawn up
 # Of the accepted ones, what it refuses: the limits of a number cannot be said of one that is written as text.

@@ -199,7 +199,7 @@ def test_scheduler_and_name_of_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        ({"scheduler": "pbt"}, "--scheduler 'pbt': scheduler.kind = 'pbt': input should be 'asha' or 'fifo'"),
+        ({"scheduler": "pbt"}, "--scheduler 'pbt': scheduler.kind = 'pbt': input should be 'asha', 'race' or 'fifo'"),
         (
             {"gpus_per_trial": 1.5},
             "--gpus-per-trial 1.5: resources.gpu = 1.5: input should be less than or equal to 1",
