@@ -89,7 +89,7 @@ def _get(flags: argparse.Namespace) -> int:
 
 
 def _pack(flags: argparse.Namespace) -> int:
-    from fairface_core.dataset.pack import pack_data
+    from fairface_core.dataset.sources.pack import pack_data
 
     with progress_bar("packing images") as progress:
         rows = pack_data(config_from_flags(flags), flags.out, progress=progress)

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fairface_core.data import main
-from fairface_core.dataset import pack
 from fairface_core.dataset.manifest import load_manifest
 from fairface_core.dataset.prepare import prepare_data
+from fairface_core.dataset.sources import pack
 from fairface_core.errors import StorageError
 from tests.fairface_core.mirrors import HUB_RACES, archives
 from tests.fairface_core.small_data import DataRoot

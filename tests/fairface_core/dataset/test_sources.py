@@ -15,8 +15,8 @@ import pytest
 
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.manifest import Manifest, load_manifest
-from fairface_core.dataset.pack import pack_data
 from fairface_core.dataset.prepare import Data, prepare_data
+from fairface_core.dataset.sources.pack import pack_data
 from fairface_core.errors import DataError
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.training.fit import fit
