@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Literal
 
 from sweep.results.leaderboard import Board, Configuration
-from sweep.results.outlook import seed_variance, what_would_decide
+from sweep.results.planning import seed_variance, what_would_decide
 from sweep.results.stats import Comparison, compare_all
 from sweep.run_folder.records import RunRecord
 from sweep.wording import counted, listing, number, p_words, score, settings, signed, signed_span, span
