@@ -1,44 +1,249 @@
-"""What every command line does alike: words for errors, exit codes, a progress bar."""
+"""What every command line does alike: flags in either spelling, streams, words for errors, exit codes, a progress bar."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 from fairface_core.errors import FairfaceError, one_line
 
 MAX_PROBLEMS = 20
 _MAX_CHARS = 4_000
+# What a wrong name causes: bad input. Anything else that a system refuses is a failed run.
+_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some quota",
+    errno.EFBIG: "raise the limit on the size of files",
+    errno.EROFS: "name a place that can be written",
+    errno.EACCES: "name a place that you may use, or change its permissions",
+    errno.EPERM: "name a place that you may use, or change its permissions",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "check the name",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENOMEM: "free some memory",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes each flag with `_` and with `-` between its words, and no abbreviation of it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse words; those of a subcommand come by here too, in the parser of the subcommand."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._respelled(word) for word in words], namespace)
+
+    def _respelled(self, word: str) -> str:
+        flag, mark, value = word.partition("=")
+        if not flag.startswith("--") or flag in self._option_string_actions:
+            return word
+        body = flag[2:]
+        known = (f"--{body.replace(*pair)}" for pair in (("-", "_"), ("_", "-")))
+        return next((one for one in known if one in self._option_string_actions), flag) + mark + value
+
+
+def run_door(
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None
+) -> int:
+    """Parse a command line, run its command and return the exit code; see `run_command`.
+
+    Args:
+        parser: Knows `--debug`.
+        command: Takes the parsed flags and returns the exit code.
+        argv: Words of the command line; None for those of this process.
+
+    Raises:
+        SystemExit: argparse's own, after `--help` or a word that it refuses.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def parsed() -> int:
+        problems = [
+            f"{shown!r} is not UTF-8, which the files of a run are written in; rename it, or make a link to it whose "
+            "name is"
+            for shown in words
+            if not is_text(shown)
+        ]
+        if problems:
+            raise FairfaceError(problems)
+        return command(parser.parse_args(words))
+
+    return run_command(parsed, debug="--debug" in words)
 
 
 def run_command(command: Callable[[], int], *, debug: bool) -> int:
-    """Run a command and turn what the user can cause into `error:` lines and an exit code.
+    """Run a command and turn what the user or the machine can cause into `error:` lines and an exit code.
 
     Args:
         command: Returns the exit code.
         debug: Let the traceback through.
 
     Returns:
-        The command's code; 2 for bad input, 1 for a failed run, 130 after Ctrl-C, 141 if nobody reads the output (`| head`).
+        The command's code; 2 for bad input, 1 for a failed run, 130 after Ctrl-C, 141 if nobody reads the output
+        (`| head`) and the output was all that was asked for (`go_on_without_stdout`).
     """
+    with _streams():
+        try:
+            return _flushed(command)
+        except _OutputLostError as lost:
+            if lost.broken_pipe:
+                return 128 + 13
+            print_problems(lost)
+            return lost.exit_code
+        except FairfaceError as error:
+            if debug:
+                raise
+            print_problems(error)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("interrupted" + ("; go on with --resume" if _is_optional(sys.stdout) else ""), file=sys.stderr)
+            return 130
+        except (OSError, UnicodeError, MemoryError) as error:
+            if debug:
+                raise
+            print_problems(FairfaceError(f"{_sentence(error)}; --debug shows where"))
+            name_is_wrong = isinstance(error, UnicodeError) or getattr(error, "errno", None) in _NAMES
+            return 2 if name_is_wrong and not _is_optional(sys.stdout) else 1
+
+
+def go_on_without_stdout() -> None:
+    """Say that from here on a run writes files: it is not ended by an output that is full or that nobody reads."""
+    if isinstance(sys.stdout, _Output):
+        sys.stdout.optional = True
+
+
+def stdout_is_lost() -> bool:
+    """Whether standard output refused something; what a person must hear goes to stderr then."""
+    return isinstance(sys.stdout, _Output) and sys.stdout.lost
+
+
+def is_text(value: str) -> bool:
+    """Whether a word is UTF-8; a name of other bytes comes from the system as text that cannot be encoded."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _OutputLostError(FairfaceError):
+    """Standard output refused what was the command's only product."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, broken_pipe: bool) -> None:
+        super().__init__(problem)
+        self.broken_pipe = broken_pipe
+
+
+class _Output:
+    """A standard stream whose refusals are told once, as what they are; a library may take them for its own.
+
+    rich 15 ends the process with exit code 1 where a pipe breaks.
+    """
+
+    def __init__(self, stream: TextIO, *, optional: bool) -> None:
+        self._stream, self.optional, self.lost = stream, optional, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        self._try(lambda: self._stream.writelines(lines))
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        # Python keeps what was refused and would flush it once more at exit, with a traceback.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        if self.lost:
+            return
+        self.lost = True
+        if self._stream is _inner(sys.stderr):
+            return
+        problem = f"standard output cannot be written ({error.strerror or error})"
+        if not self.optional:
+            raise _OutputLostError(problem, error.errno == errno.EPIPE) from error
+        print_problems(FairfaceError(f"{problem}; the run goes on without it, its files are not concerned"))
+
+
+def _inner(stream: object) -> object:
+    return stream._stream if isinstance(stream, _Output) else stream
+
+
+def _is_optional(stream: object) -> bool:
+    return isinstance(stream, _Output) and stream.optional
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Make the standard streams safe to use: a closed one is /dev/null, and what an encoding lacks becomes `?`."""
+    before = sys.stdin, sys.stdout, sys.stderr
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            # The lowest free number, so the closed stream's own: otherwise a file of a run would get it, and whatever a
+            # child process prints would land there.
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, handle == number)
+            setattr(sys, name, os.fdopen(handle, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _Output(sys.stdout, optional=False), _Output(sys.stderr, optional=True)
+    try:
+        yield
+    finally:
+        sys.stdout.optional = True
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdin, sys.stdout, sys.stderr = (
+            now if was is None else was for was, now in zip(before, (sys.stdin, sys.stdout, sys.stderr), strict=True)
+        )
+
+
+def _flushed(command: Callable[[], int]) -> int:
     try:
         code = command()
+    except SystemExit:
         sys.stdout.flush()
-        return code
-    except FairfaceError as error:
-        if debug:
-            raise
-        print_problems(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Python flushes once more at exit and would tell of it with a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def _sentence(error: OSError | UnicodeError | MemoryError) -> str:
+    """Return where, why and what to do, of an error that nothing of ours had words for."""
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({error})" if str(error) else "memory ran out"
+    if isinstance(error, UnicodeError):
+        return f"a name or a text is not UTF-8: {error}; rename it or convert the file"
+    places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    cause = error.strerror or str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return "; ".join(filter(None, (": ".join([*places, cause]), remedy)))
 
 
 def print_problems(error: FairfaceError) -> None:

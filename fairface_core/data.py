@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairface_core.config import add_flags, config_from_flags, data_fields, default_cache_dir
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import one_line
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ REPOSITORY = "HuggingFaceM4/FairFace"
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the commands."""
-    parser = argparse.ArgumentParser(prog="python -m fairface_core.data", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m fairface_core.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="get | check | pack | prune")
     check = commands.add_parser(
-        "check", help="one pass over labels and images", allow_abbrev=False,
+        "check", help="one pass over labels and images",
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
     )  # fmt: skip
     add_flags(check, only=(*data_fields(), "num_workers"))
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--pairs_csv", type=Path, metavar="FILE", help="write the pairs of images that are nearly the same"
     )
     get = commands.add_parser(
-        "get", help="download FairFace from the Hugging Face hub", allow_abbrev=False,
+        "get", help="download FairFace from the Hugging Face hub",
         description="Download one margin of FairFace as Parquet. Goes on where it stopped, compares sizes and hashes, "
         "and overwrites nothing.",
     )  # fmt: skip
@@ -47,13 +47,13 @@ def make_parser() -> argparse.ArgumentParser:
     get.add_argument("--repo", default=REPOSITORY, help=f"data set on the hub [{REPOSITORY}]", metavar="NAME")
     get.add_argument("--revision", default="main", help="branch, tag or commit there [main]", metavar="NAME")
     pack = commands.add_parser(
-        "pack", help="write a data set as Parquet", allow_abbrev=False,
+        "pack", help="write a data set as Parquet",
         description="Write images and labels as Parquet files in the hub's layout, labels as they were repaired.",
     )  # fmt: skip
     add_flags(pack, only=_PACKED_FLAGS)
     pack.add_argument("--out", type=Path, required=True, help="folder to make, such as faces.parquet", metavar="DIR")
     prune = commands.add_parser(
-        "prune", help="delete caches that no run can use any more", allow_abbrev=False,
+        "prune", help="delete caches that no run can use any more",
         description="Delete the caches of decoded images whose images changed, moved or are gone, or that are damaged.",
     )  # fmt: skip
     add_flags(prune, only=("cache_dir",))
@@ -69,9 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 where something is wrong with the data."""
-    flags = make_parser().parse_args(argv)
-    command = {"get": _get, "check": _check, "pack": _pack, "prune": _prune}[flags.command]
-    return run_command(lambda: command(flags), debug=flags.debug)
+    commands = {"get": _get, "check": _check, "pack": _pack, "prune": _prune}
+    return run_door(make_parser(), lambda flags: commands[flags.command](flags), argv)
 
 
 def _get(flags: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairface_core.config import TrainConfig, add_flags, data_fields, identity_fields, make_config
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import CheckpointError, ConfigError, one_line, shown
 from fairface_core.trial.reports import skips
 
@@ -28,7 +28,7 @@ _MAX_BATCH = 256
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(prog="python -m fairface_core.evaluate", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m fairface_core.evaluate", description=__doc__)
     scored = parser.add_mutually_exclusive_group(required=True)
     scored.add_argument("--checkpoint", type=Path, help="a best.pt")
     scored.add_argument(
@@ -44,9 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score a checkpoint or a file of answers and print the metrics; return the exit code."""
-    arguments = make_parser().parse_args(argv)
-    command = _evaluate_answers if arguments.predictions else _evaluate
-    return run_command(lambda: command(arguments), debug=arguments.debug)
+    return run_door(make_parser(), lambda flags: (_evaluate_answers if flags.predictions else _evaluate)(flags), argv)
 
 
 def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> TrainConfig:

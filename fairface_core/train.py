@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from fairface_core.config import TrainConfig, add_flags, config_from_flags
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import Parser, go_on_without_stdout, progress_bar, run_door
 from fairface_core.trial.reports import skips
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; its flags are generated from TrainConfig."""
-    parser = argparse.ArgumentParser(prog="python -m fairface_core.train", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m fairface_core.train", description=__doc__)
     add_flags(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -21,8 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, print one line an epoch and the test metrics; return the exit code."""
-    arguments = make_parser().parse_args(argv)
-    return run_command(lambda: _train(config_from_flags(arguments)), debug=arguments.debug)
+    return run_door(make_parser(), lambda flags: _train(config_from_flags(flags)), argv)
 
 
 def _train(config: TrainConfig) -> int:
@@ -35,6 +34,7 @@ def _train(config: TrainConfig) -> int:
     check_config(config)
     with progress_bar("decoding images") as progress:
         data = prepare_data(config, progress=progress)
+    go_on_without_stdout()
     counts = ", ".join(f"{name} {count:,}" for name, count in data.counts["rows"].items())
     scored_by = "; ".join(filter(None, [f"protocol {config.protocol}", skips(data.counts)]))
     print(f"{config.backbone}: {counts}; {scored_by}; outputs in {config.out_dir}", flush=True)

@@ -6,12 +6,10 @@ No Ray, no torch, no network; also for a sweep that is still running.
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairface_core.console import run_command
+from fairface_core.console import Parser, run_door
 from fairface_core.files.folder import open_folder
 from sweep import wording
 from sweep.page.write import REPORT_HTML, write_report
@@ -25,7 +23,12 @@ _MAX_LINE_CHARS = 2_000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
+    return run_door(make_parser(), lambda flags: _report(flags.run_dir, flags.others), argv)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = Parser(
         prog="python -m sweep.report",
         description="Rebuild benchmark_results.csv, leaderboard.csv, report.html and the model cards of a run folder.",
     )
@@ -35,17 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="another model's answers, a CSV of file, age and gender, beside the leaderboard; may be repeated",
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _report(arguments.run_dir, arguments.others), debug=arguments.debug)
+    return parser
 
 
 def _report(run_dir: str, others: Sequence[Path]) -> int:
     folder = open_folder(run_dir)
     board, verdict = write_report(folder, others)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name in a run folder, or a real minus sign, may be more than the terminal's encoding holds.
-            stream.reconfigure(errors="replace")
     damaged = [(r.trial_id, text) for r in board.run.records for text in r.problems] + list(board.problems)
     lines = [
         f"{verdict.headline}. {verdict.sentence}",

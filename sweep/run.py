@@ -1,7 +1,7 @@
 """`python -m sweep.run`: train a search space under Ray Tune, or go on with it.
 
 Exit codes: 0 done; 1 a trial failed, or none was completed; 2 bad input, nothing was changed; 130 and 143 stopped by
-SIGINT and SIGTERM.
+SIGINT and SIGTERM, 128 + N by any other signal that ends a process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairface_core.console import run_command
+from fairface_core.console import Parser, go_on_without_stdout, run_door
 
 _LOG_COLUMNS = 140
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
@@ -30,11 +30,10 @@ class _PrintSchema(argparse.Action):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sweep.run",
         description="Train every configuration of a search space under Ray Tune, stop what falls behind and rank the rest.",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--space", required=True, type=Path, metavar="YAML", help="search space, see search_spaces/")
@@ -56,8 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--gpus-per-trial", type=float, metavar="X", help="0 to 1, for every backbone")
     how.add_argument("--cpus-per-trial", type=float, metavar="X", help="for every backbone")
     how.add_argument("--max-concurrent", type=int, metavar="N", help="most trials at a time [as many as fit]")
-    how.add_argument("--address", default=os.environ.get("RAY_ADDRESS") or None, metavar="HOST:PORT",
-                     help="join this Ray cluster; auto: this machine's [$RAY_ADDRESS, else start Ray here]")  # fmt: skip
+    how.add_argument("--address", metavar="HOST:PORT",
+                     help="join this Ray cluster; auto: this machine's; local: start Ray here [$RAY_ADDRESS, else local]")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what it can cost; run nothing")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
@@ -77,8 +76,7 @@ def main(argv: Sequence[str] | None = None, *, fit: str | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = make_parser().parse_args(argv)
-    return run_command(lambda: _run(arguments, fit), debug=arguments.debug)
+    return run_door(make_parser(), lambda flags: _run(flags, fit), argv)
 
 
 def _run(arguments: argparse.Namespace, fit: str | None) -> int:
@@ -89,9 +87,10 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     from sweep.space.load import load_space
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        # A log file or a pipe has no width; 80 columns would fold every table.
-        console = Console(highlight=False, width=_LOG_COLUMNS)
+    if not sys.stdout.isatty():
+        # A log file or a pipe has no width, 80 columns would fold every table; nor can it be drawn over, though
+        # FORCE_COLOR asks for colors.
+        console = Console(highlight=False, width=_LOG_COLUMNS, force_interactive=False)
     spec = load_space(
         arguments.space,
         sets=arguments.sets,
@@ -115,17 +114,23 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
 
     options = Options(
         storage=arguments.storage,
-        address=arguments.address,
+        address=_address(arguments.address),
         resume=arguments.resume,
         force=arguments.force,
         yes=arguments.yes,
         **({} if fit is None else {"fit": fit}),
     )
+    go_on_without_stdout()
     with StopSignals() as signals:
         try:
             return launch(spec, options, signals, console)
         except Interrupted as stop:
             return stop.exit_code
+
+
+def _address(typed: str | None) -> str | None:
+    address = typed or os.environ.get("RAY_ADDRESS") or "local"
+    return None if address == "local" else address
 
 
 if __name__ == "__main__":

@@ -11,29 +11,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairface_core.console import run_command
+from fairface_core.console import Parser, run_door
 from fairface_core.demo.folder import IMAGE_PX, NUM_TRAIN, NUM_VAL, SEED, draw_faces
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw a data folder and say where it is; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m fairface_core.demo", description=__doc__, allow_abbrev=False)
+    return run_door(make_parser(), _draw, argv)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = Parser(prog="python -m fairface_core.demo", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make; must not hold anything")
     parser.add_argument("--num_train", type=int, default=NUM_TRAIN, help="training images [%(default)s]")
     parser.add_argument("--num_val", type=int, default=NUM_VAL, help="images of the val CSV [%(default)s]")
     parser.add_argument("--image_px", type=int, default=IMAGE_PX, help="side of the images, pixels [%(default)s]")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the drawing [%(default)s]")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    flags = parser.parse_args(argv)
+    return parser
 
-    def command() -> int:
-        out = flags.out.expanduser().absolute()
-        sizes = {name: getattr(flags, name) for name in ("num_train", "num_val", "image_px", "seed")}
-        draw_faces(out, **sizes)
-        print(f"{flags.num_train:,} train and {flags.num_val:,} val faces of {flags.image_px} px in {out}")
-        return 0
 
-    return run_command(command, debug=flags.debug)
+def _draw(flags: argparse.Namespace) -> int:
+    out = flags.out.expanduser().absolute()
+    sizes = {name: getattr(flags, name) for name in ("num_train", "num_val", "image_px", "seed")}
+    draw_faces(out, **sizes)
+    print(f"{flags.num_train:,} train and {flags.num_val:,} val faces of {flags.image_px} px in {out}")
+    return 0
 
 
 if __name__ == "__main__":

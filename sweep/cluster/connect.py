@@ -65,6 +65,8 @@ DRIVER_ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "3600",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "1000000000",
+    # Under `uv run` Ray would send the working folder to itself and refuses one of more than 500 MiB.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -72,6 +74,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+# Lead a Ray of our own to somebody's cluster, or through somebody's code.
+_FOREIGN = ("RAY_ADDRESS", "RAY_RUNTIME_ENV_HOOK", "RAY_NAMESPACE")
 WORKER_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
 OBJECT_STORE_BYTES = 100 * 2**20
 # Set to 0: our own Ray is started without its dashboard.
@@ -129,12 +133,14 @@ def prepare(address: str | None) -> None:
     """
     if address and "://" in address:
         raise ConfigError(
-            f"--address {address}: Ray Client is not supported; accepted: HOST:PORT or auto, "
+            f"{_named(address)}: Ray Client is not supported; accepted: HOST:PORT or auto, "
             "on a machine of the cluster (or submit the same command with `ray job submit`)"
         )
     os.environ.update(DRIVER_ENVIRONMENT)
     if address is None:
         os.environ.update(LOCAL_ENVIRONMENT)
+        for name in _FOREIGN:
+            os.environ.pop(name, None)
     else:
         for name in LOCAL_ENVIRONMENT.keys() - {"RAY_AUTH_MODE"}:
             os.environ.pop(name, None)
@@ -300,7 +306,17 @@ def _why_not(address: str | None, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if address is None:
         return f"Ray does not start on this machine: {reason}"
+    own = "" if _typed(address) else "; unset RAY_ADDRESS, or give --address local, to start Ray on this machine"
     return (
-        f"--address {address}: cannot join ({reason}); check `ray status` there, that this machine belongs to the "
-        "cluster, and that both have the same Ray and Python"
+        f"{_named(address)}: cannot join ({reason}); check `ray status` there, that this machine belongs to the "
+        f"cluster, and that both have the same Ray and Python{own}"
     )
+
+
+def _typed(address: str) -> bool:
+    return os.environ.get("RAY_ADDRESS") != address
+
+
+def _named(address: str) -> str:
+    """Return what the user gave: nobody looks for a flag that was not typed."""
+    return f"--address {address}" if _typed(address) else f"RAY_ADDRESS={address}"

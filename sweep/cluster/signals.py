@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: stop at once where nothing runs yet, in order where trials run; a second SIGINT, at once.
+"""Whatever asks a process to end: stop at once where nothing runs yet, in order where trials run; a second SIGINT, at once.
+
+Ctrl-C is SIGINT; batch systems send SIGTERM, SIGUSR1, SIGUSR2 or SIGXCPU before their limit, a terminal that is closed
+sends SIGHUP, Ctrl and backslash SIGQUIT. Each would end this process and leave Ray's behind.
 
 Stopping in order needs no word to the trials: whatever they have reported is complete on disk. So their processes are
 simply ended, which takes seconds whatever an epoch takes.
@@ -15,7 +18,9 @@ from types import FrameType, TracebackType
 
 import psutil
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+# Left alone where they are ignored: nohup does that, so that a run outlives its terminal.
+_UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 # Everything has ended 30 s after a signal.
 _LAST_RESORT_S = 25.0
 
@@ -29,17 +34,17 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """130 for SIGINT, 143 for SIGTERM."""
+        """130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.number
 
     @property
     def name(self) -> str:
-        """`SIGINT` or `SIGTERM`."""
+        """`SIGINT`, `SIGTERM`, ..."""
         return signal.Signals(self.number).name
 
 
 class StopSignals:
-    """Takes both signals for as long as it is entered.
+    """Takes these signals for as long as it is entered.
 
     Inside `deferred()` the first signal is only noted.
     """
@@ -66,7 +71,9 @@ class StopSignals:
         """Install the handlers, again after a library replaced them (`ray.init` replaces that of SIGTERM)."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in _SIGNALS:
+        for number in (*_ALWAYS, *_UNLESS_IGNORED):
+            if number in _UNLESS_IGNORED and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             before = signal.signal(number, self._handle)
             self._before.setdefault(number, before)
 

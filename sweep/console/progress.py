@@ -118,7 +118,7 @@ class Progress:
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         """Keep the table on the screen; it is gone afterwards, the lines stay."""
-        if not self._console.is_terminal:
+        if not self._console.is_interactive:
             yield
             return
         with Live(self.table(), console=self._console, auto_refresh=False, transient=True) as live:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from fairface_core.backbones import relative_cost
-from fairface_core.console import print_problems, progress_bar
+from fairface_core.console import print_problems, progress_bar, stdout_is_lost
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
 from sweep.cluster import connect
@@ -101,12 +101,14 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             max_legs = _max_legs(spec, joined)
             request = Launch(run, plan, tasks, nodes, joined, max_legs, _todo(plan, record))
             notes += check(request, taken, progress=progress, yes=options.yes)
+        cluster = joined or stack.enter_context(connect.connected(None))
+        signals.install()
         if lock is None:
-            # Only now is anything written: until here another driver may have taken the name.
+            # Only now is anything written: a start that fails leaves the name free, and until here another driver may
+            # have taken it.
             lock = stack.enter_context(locked(run))
             check_name(run, resume=False)
             write_new(run, spec, plan)
-        cluster = joined or stack.enter_context(connect.connected(None))
         return session.conduct(cluster, lock, notes)
 
 
@@ -201,11 +203,10 @@ class _Session:
             connect.leave()
             self._ledger.interrupted(stop.name)
             self._close(stop.exit_code)
-            self._console.print(
-                f"stopped by {stop.name}: {self._progress.counts()}; go on with --resume --name {self._name}",
-                soft_wrap=True,
-                markup=False,
-            )
+            last = f"stopped by {stop.name}: {self._progress.counts()}; go on with --resume --name {self._name}"
+            self._console.print(last, soft_wrap=True, markup=False)
+            if stdout_is_lost():
+                print(last, file=sys.stderr)
             raise
         except FairfaceError as error:
             connect.leave()
@@ -238,7 +239,7 @@ class _Session:
         def lost(reason: str) -> None:
             error = FairfaceError(
                 f"the head of the cluster at {cluster.address} is gone ({reason}); when a cluster is up again, or on "
-                f"this machine without --address, go on with --resume --name {self._name}"
+                f"this machine with --address local, go on with --resume --name {self._name}"
             )
             # The driver's thread may hang inside Ray: this is all that is still said and written.
             self._console.show_cursor()
