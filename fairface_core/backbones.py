@@ -29,6 +29,7 @@ class BackboneSpec:
             speed), or is the known gain of convnets on CUDA.
         amx_bf16: Whether bfloat16 was measured faster than float32 on a CPU with AMX tiles: 1.4 to 3.2 times, but half
             as fast where most of the work is depthwise convolutions.
+        batch_norm: Whether it takes the variance of a batch, which one image has not.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BackboneSpec:
     gmac: float
     channels_last: bool
     amx_bf16: bool
+    batch_norm: bool
 
     def build(self, image_size: int) -> nn.Module:
         """Return the feature extractor with fresh weights, `float [B, 3, S, S] -> float [B, feature_dim]`."""
@@ -60,12 +62,12 @@ class BackboneSpec:
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
-        BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, True),
-        BackboneSpec("convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True),
-        BackboneSpec("efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True),
-        BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, True),
-        BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, True),
-        BackboneSpec("mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, False),
+        BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, True, True),
+        BackboneSpec("convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True, False),
+        BackboneSpec("efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True, True),
+        BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, True, False),
+        BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, True, True),
+        BackboneSpec("mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, False, True),
     )
 }
 
@@ -95,4 +97,20 @@ def check_image_size(backbone: str, image_size: int | None) -> str | None:
     size = input_size(backbone, image_size)
     if backbone.startswith("vit_") and size % 16:
         return f"image_size = {size}: {backbone} cuts the image into patches of 16 px; use a multiple of 16"
+    return None
+
+
+def smallest_pass(backbone: str) -> int:
+    """Return how many images a training pass needs at least."""
+    return 2 if BACKBONES[backbone].batch_norm else 1
+
+
+def check_micro_batch(backbone: str, micro_batch_size: int | None) -> str | None:
+    """Return what is wrong with a micro-batch for this backbone, or None."""
+    least = smallest_pass(backbone)
+    if micro_batch_size is not None and micro_batch_size < least:
+        return (
+            f"micro_batch_size = {micro_batch_size}: {backbone} normalizes by the variance of a batch; "
+            f"accepted: {least} or more"
+        )
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import types
 import typing
@@ -148,6 +149,17 @@ class TrainConfig(BaseModel):
             return {"drop_duplicates": "cross_split", **values}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_as_text(cls, values: Any) -> Any:
+        """Take a `pathlib.Path` for a path, and one folder for a list of one."""
+        if not isinstance(values, Mapping):
+            return values
+        plain = {key: _plain(value) for key, value in values.items()}
+        if isinstance(plain.get("image_root"), str):
+            plain["image_root"] = (plain["image_root"],)
+        return plain
+
     @property
     def amp(self) -> bool:
         """Whether automatic mixed precision is asked for (it is used on CUDA only)."""
@@ -180,9 +192,18 @@ class TrainConfig(BaseModel):
 
         Gradients are those of the whole batch; only batch norm sees the parts.
         """
+        from fairface_core.backbones import smallest_pass
+
+        images = max(images, smallest_pass(self.backbone))
         if self.images_at_once <= images:
             return self
         return self.replace(micro_batch_size=images, eval_batch_size=images)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _flag(flag: str) -> dict[str, Any]:
@@ -222,7 +243,7 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         ConfigError: With one line for each unknown key or value out of range.
     """
     # Imported here: backbones.py needs no torch either, but config.py stays at the bottom of the house.
-    from fairface_core.backbones import BACKBONES, check_image_size
+    from fairface_core.backbones import BACKBONES, check_image_size, check_micro_batch
 
     problems = [
         unknown_key(where, key, TrainConfig.model_fields) for key in values if key not in TrainConfig.model_fields
@@ -238,8 +259,12 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         problems.append(
             f"{where}: backbone = {shown(name, 200)} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
         )
-    elif config is not None and (problem := check_image_size(config.backbone, config.image_size)):
-        problems.append(f"{where}: {problem}")
+    elif config is not None:
+        checked = (
+            check_image_size(config.backbone, config.image_size),
+            check_micro_batch(config.backbone, config.micro_batch_size),
+        )
+        problems += [f"{where}: {problem}" for problem in checked if problem]
     if problems:
         raise ConfigError(problems)
     assert config is not None
@@ -313,8 +338,6 @@ def config_from_flags(namespace: argparse.Namespace, *, where: str = "command li
 
 def default_cache_dir() -> Path:
     """Folder of the decoded-image cache when none is named."""
-    import os
-
     named = os.environ.get("FAIRFACE_CACHE_DIR")
     if named:
         return Path(named).expanduser().absolute()

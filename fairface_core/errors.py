@@ -13,6 +13,8 @@ MAX_LISTED = 20
 # Rows that one cause refuses: so many are told in full; beyond them one is, and some of the others are named.
 _FEW_ROWS = 3
 _MAX_ROWS_NAMED = 6
+# What every command can do; that of a sweep has no flag for it, and the built-in faces follow the variable alone.
+CACHE_ADVICE = "name another folder by FAIRFACE_CACHE_DIR (or by cache_dir, if that was given)"
 
 
 class FairfaceError(Exception):

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from fairface_core.demo.faces import draw_face
-from fairface_core.errors import ConfigError, DataError, StorageError
+from fairface_core.errors import CACHE_ADVICE, CacheError, ConfigError, DataError, StorageError
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 # Sized for a quickstart on 2 cores, where the slowest backbone trains 23 images/s at 64 px.
@@ -86,20 +86,24 @@ def demo_root(
         num_val: Images in `val/`.
         image_px: Side of the images, pixels.
         seed: Seed of the drawing.
+
+    Raises:
+        CacheError: If the folder cannot be written.
     """
     root = cache_dir / f"demo-v{_DRAWING_VERSION}-{num_train}x{num_val}-{image_px}px-seed{seed}"
     if not root.is_dir():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{cache_dir}: cannot be made ({error.strerror}); name another with --cache_dir"
+            with FileLock(cache_dir / f"{root.name}.lock"):
+                if not root.is_dir():
+                    for left_behind in cache_dir.glob(f".{root.name}.drawing-*"):  # by a process that was killed
+                        shutil.rmtree(left_behind, ignore_errors=True)
+                    draw_faces(root, num_train=num_train, num_val=num_val, image_px=image_px, seed=seed)
+        except (OSError, StorageError) as error:
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise CacheError(
+                f"{cache_dir}: the built-in faces cannot be kept there ({cause}); {CACHE_ADVICE}"
             ) from error
-        with FileLock(cache_dir / f"{root.name}.lock"):
-            if not root.is_dir():
-                for left_behind in cache_dir.glob(f".{root.name}.drawing-*"):  # by a process that was killed
-                    shutil.rmtree(left_behind, ignore_errors=True)
-                draw_faces(root, num_train=num_train, num_val=num_val, image_px=image_px, seed=seed)
     return root
 
 

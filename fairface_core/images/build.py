@@ -24,7 +24,7 @@ from typing import Any
 import PIL
 
 from fairface_core.console import tell
-from fairface_core.errors import CacheError
+from fairface_core.errors import CACHE_ADVICE, CacheError
 from fairface_core.images.decode import ImageError, Raw
 from fairface_core.images.places import ahead, batches
 from fairface_core.images.worker import bytes_per_image, decode_rows, place
@@ -94,8 +94,7 @@ def build_cache(
         _fsync(directory.parent)
     except OSError as error:
         raise CacheError(
-            f"cannot write the image cache {directory}: {error.strerror or error}; "
-            "free some space or name another folder with --cache_dir"
+            f"cannot write the image cache {directory}: {error.strerror or error}; free some space or {CACHE_ADVICE}"
         ) from error
     finally:
         shutil.rmtree(temp, ignore_errors=True)
@@ -227,8 +226,8 @@ def _check_space(folder: Path, num_images: int, size_px: int) -> None:
     what = f"{num_images:,} images at {size_px} px take {_told(needed)}; {folder.parent} has {_told(free)} free"
     if needed > free:
         raise CacheError(
-            f"the image cache does not fit: {what}; free some space, name another folder with --cache_dir, or store "
-            "smaller images with --cache_px"
+            f"the image cache does not fit: {what}; free some space, {CACHE_ADVICE}, or store smaller images with "
+            "--cache_px"
         )
     if needed >= _WORTH_TELLING:
         tell(f"building the image cache: {what}")

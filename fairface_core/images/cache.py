@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 from filelock import FileLock, Timeout
 
-from fairface_core.errors import CacheError, DataError
+from fairface_core.errors import CACHE_ADVICE, CacheError, DataError
 from fairface_core.images.build import (
     BUILDING,
     IMAGES,
@@ -134,8 +134,7 @@ def _build_once(
                 build_cache(paths, size_px, directory, num_workers=num_workers, progress=progress)
     except OSError as error:
         raise CacheError(
-            f"cannot write the image cache in {directory.parent}: {error.strerror or error}; "
-            "name another folder with --cache_dir"
+            f"cannot write the image cache in {directory.parent}: {error.strerror or error}; " + CACHE_ADVICE
         ) from error
 
 

@@ -58,7 +58,7 @@ def train_batches(
         epoch: Counted from any number.
         device: Where the batches shall be.
     """
-    bounds = _bounds(len(split), batch_size, join_single=True)
+    bounds = parts(len(split), batch_size, join_single=True)
     return _batches(cache, split, epoch_order(len(split), seed=seed, epoch=epoch), bounds, device)
 
 
@@ -66,11 +66,12 @@ def eval_batches(
     cache: ImageCache, split: Split, *, batch_size: int, device: torch.device | str
 ) -> Generator[Batch, None, None]:
     """Yield every image once, in the order given; see `train_batches`."""
-    bounds = _bounds(len(split), batch_size, join_single=False)
+    bounds = parts(len(split), batch_size, join_single=False)
     return _batches(cache, split, np.arange(len(split)), bounds, device)
 
 
-def _bounds(num_rows: int, batch_size: int, *, join_single: bool) -> list[tuple[int, int]]:
+def parts(num_rows: int, batch_size: int, *, join_single: bool) -> list[tuple[int, int]]:
+    """Cut rows into parts of `batch_size`, as (start, stop); a last one of a single row may join the one before it."""
     bounds = [(start, min(start + batch_size, num_rows)) for start in range(0, num_rows, batch_size)]
     if join_single and len(bounds) > 1 and bounds[-1][0] == num_rows - 1:
         bounds[-2:] = [(bounds[-2][0], num_rows)]
@@ -105,9 +106,9 @@ def _batches(
     ages = torch.from_numpy(np.asarray(age, dtype=np.int64)[order]).to(device)
     genders = torch.from_numpy(np.asarray(gender, dtype=np.int64)[order]).to(device)
     ordered = np.asarray(rows, dtype=np.int64)[order]
-    parts = [ordered[start:stop] for start, stop in bounds]
+    row_parts = [ordered[start:stop] for start, stop in bounds]
     load = _PinnedLoader(cache.images, device) if device.type == "cuda" else _Loader(cache.images, device)
-    with closing(_ahead(load, parts)) as images:
+    with closing(_ahead(load, row_parts)) as images:
         for (start, stop), loaded in zip(bounds, images, strict=True):
             yield Batch(loaded.wait(), ages[start:stop], genders[start:stop], index[start:stop])
 

@@ -5,7 +5,7 @@ A sweep's driver asks all of it and trains nothing: without torch it starts 2 s 
 
 from __future__ import annotations
 
-from fairface_core.backbones import check_image_size
+from fairface_core.backbones import check_image_size, check_micro_batch
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import data_key, prepare_data
 from fairface_core.errors import ConfigError
@@ -23,9 +23,11 @@ def check_config(config: TrainConfig) -> None:
         problems.append(
             "root: no data folder given; use --root DIR (or draw one: python -m fairface_core.demo --out DIR)"
         )
-    problem = check_image_size(config.backbone, config.image_size)
-    if problem:
-        problems.append(problem)
+    checked = (
+        check_image_size(config.backbone, config.image_size),
+        check_micro_batch(config.backbone, config.micro_batch_size),
+    )
+    problems += [problem for problem in checked if problem]
     if problems:
         raise ConfigError(problems)
     if config.results_csv:

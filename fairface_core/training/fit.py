@@ -31,7 +31,7 @@ from fairface_core.model.objective import Objective
 from fairface_core.model.weights import ensure_weights, file_digest
 from fairface_core.scoring.metrics import Logits, constant_mean_f1, split_metrics
 from fairface_core.training.augment import augment, draw_params
-from fairface_core.training.batches import train_batches
+from fairface_core.training.batches import parts, train_batches
 from fairface_core.training.checks import check_config
 from fairface_core.training.inference import eval_batch_size, predict
 from fairface_core.training.seeding import derived_seed
@@ -240,13 +240,13 @@ class _Run:
     def _step(self, images: Tensor, age: Tensor, gender: Tensor) -> Tensor:
         """Take one optimizer step on a batch and return its loss, a detached scalar on the device."""
         totals = self.objective.totals(age, gender)
-        part = self.config.micro_batch_size or len(age)
+        size = self.config.micro_batch_size or len(age)
         loss = torch.zeros((), device=self.device)
-        for i in range(0, len(age), part):
-            piece = images[i : i + part].contiguous(memory_format=self.memory_format)
+        for start, stop in parts(len(age), size, join_single=size > 1):
+            piece = images[start:stop].contiguous(memory_format=self.memory_format)
             with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
                 age_logits, gender_logits = self.network(piece)
-            piece_loss = self.objective.loss(age_logits, gender_logits, age[i : i + part], gender[i : i + part], totals)
+            piece_loss = self.objective.loss(age_logits, gender_logits, age[start:stop], gender[start:stop], totals)
             self.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
         self.scaler.step(self.optimizer)

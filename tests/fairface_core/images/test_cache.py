@@ -376,7 +376,7 @@ def test_a_disk_that_is_too_small_is_known_before_decoding(photos: list[str], tm
 
 def test_a_cache_folder_that_is_a_file_is_named(photos: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a folder")
-    with pytest.raises(CacheError, match="--cache_dir"):
+    with pytest.raises(CacheError, match="FAIRFACE_CACHE_DIR"):
         opened(photos, tmp_path)
 
 
