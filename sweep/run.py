@@ -49,7 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--scheduler", choices=("asha", "fifo"), help="stop what falls behind, or run every trial in full"
     )
     where = parser.add_argument_group("where to")
-    where.add_argument("--name", help="run folder below --storage [the space's name, or its file's and the time]")
+    where.add_argument(
+        "--name", help="run folder below --storage [the space's name, or its file's, the time and six digits]"
+    )
     where.add_argument("--storage", default="runs", metavar="DIR", help="folder, or object-store URI [%(default)s]")
     how = parser.add_argument_group("on what")
     how.add_argument("--gpus-per-trial", type=float, metavar="X", help="0 to 1, for every backbone")

@@ -12,8 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fairface_core.errors import ConfigError
+
 # A socket's path has at most 107 bytes, of which ours and Ray's folders take 93.
 _MAX_TEMP_CHARS = 12
+# /dev/shm is memory, of which a session takes a few MiB.
+_TEMP_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _TEMP_PREFIX = "fairface-ray-"
 _MAKING_S = 60.0
 
@@ -62,12 +66,29 @@ def token_hint() -> str:
     return "echo $RAY_AUTH_TOKEN"
 
 
+def _temp_folder() -> Path:
+    """Return TMPDIR or the first of the usual ones that sockets allow and that can be written."""
+    named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+    refused = {}
+    for place in dict.fromkeys((*named, *_TEMP_FOLDERS)):
+        if len(os.fsencode(place)) > _MAX_TEMP_CHARS or not place.startswith("/"):
+            refused[place] = f"no absolute path of at most {_MAX_TEMP_CHARS} characters, which sockets allow"
+        elif not os.access(place, os.W_OK | os.X_OK):
+            refused[place] = "cannot be written" if Path(place).is_dir() else "is no folder"
+        else:
+            return Path(place)
+    told = "; ".join(f"{place}: {reason}" for place, reason in refused.items())
+    raise ConfigError(f"Ray needs a temporary folder: {told}; set TMPDIR to a short one that can be written")
+
+
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Hold a folder that only we can enter, and remove it at the end; also those of drivers that were killed."""
-    parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > _MAX_TEMP_CHARS:
-        parent = Path("/tmp")
+    """Hold a folder that only we can enter, and remove it at the end; also those of drivers that were killed.
+
+    Raises:
+        ConfigError: If no temporary folder can be used.
+    """
+    parent = _temp_folder()
     for stale in parent.glob(f"{_TEMP_PREFIX}*"):
         with contextlib.suppress(OSError), (stale / "alive").open() as file:
             # One that is being made is not locked yet.

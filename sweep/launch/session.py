@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
     """
     if options.resume and spec.name is None:
         raise ConfigError("--resume: which run? give its --name (the space names none)")
-    run = open_folder(options.storage).sub(spec.run_name(datetime.now()))
+    # Two unnamed sweeps may begin in the same second, as those of a job array do.
+    mark = "" if spec.name else f"-{secrets.token_hex(3)}"
+    run = open_folder(options.storage).sub(spec.run_name(datetime.now()) + mark)
     if options.resume:
         check_name(run, resume=True)
     connect.prepare(options.address)

@@ -1,0 +1,59 @@
+"""Micro-batches where batch norm takes the variance of what one pass holds.
+
+The rule: no pass of a training step is a single image, unless single images are asked for and the backbone has no batch
+norm. A rest of one joins the part before it; a micro-batch of 1 under batch norm is refused with the configuration; halving
+after memory ran out ends at two images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from fairface_core.backbones import BACKBONES, smallest_pass
+from fairface_core.config import make_config
+from fairface_core.errors import ConfigError
+from fairface_core.train import main
+from fairface_core.training.batches import parts
+from tests.hosts.commands import TINY
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_table_says_who_has_batch_norm(name: str) -> None:
+    modules = BACKBONES[name].build(64).modules()
+    assert any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in modules) == BACKBONES[name].batch_norm
+
+
+@pytest.mark.parametrize("rows", range(2, 40))
+@pytest.mark.parametrize("size", [2, 3, 5, 16])
+def test_no_part_is_single_and_all_are_there(rows: int, size: int) -> None:
+    bounds = parts(rows, size, join_single=True)
+    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(rows))
+    assert min(stop - start for start, stop in bounds) >= 2
+
+
+@pytest.mark.parametrize("words", [("--batch_size", "16", "--micro_batch_size", "5"), ("--micro_batch_size", "3")])
+def test_a_rest_of_one_image_trains(words: tuple[str, ...], demo_root: Path, tmp_path: Path) -> None:
+    where = ("--root", str(demo_root), "--out_dir", str(tmp_path / "out"), "--results_csv", str(tmp_path / "b.csv"))
+    assert main([*where, *TINY, *words]) == 0
+
+
+def test_one_image_is_refused_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--root", str(tmp_path), "--out_dir", str(tmp_path / "out"))
+    assert main([*where, *TINY, "--micro_batch_size", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "micro_batch_size = 1: mobilenet_v3_small normalizes by the variance of a batch; accepted: 2 or more" in line
+    assert list(tmp_path.iterdir()) == []
+    assert make_config({"backbone": "vit_b_16", "micro_batch_size": 1}).micro_batch_size == 1
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_halving_ends_before_a_pass_is_too_small(name: str) -> None:
+    config = make_config({"backbone": name, "batch_size": 13})
+    for _ in range(6):
+        config = config.with_half_micro_batch()
+    assert config.micro_batch_size == smallest_pass(name)
+    with pytest.raises(ConfigError):
+        config.replace(micro_batch_size=smallest_pass(name) - 1)
