@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fairface_core.errors import ConfigError, shown
+from fairface_core.errors import ConfigError, is_text, not_utf8, shown
 
 # Fields that came after the first release: they enter digests only where they are set.
 _ADDED = frozenset({"margin", "cache_px"})
@@ -254,6 +254,10 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         config = TrainConfig.model_validate(known)
     except ValidationError as error:
         problems += [f"{where}: {validation_problem('.'.join(map(str, i['loc'])), i)}" for i in error.errors()]
+    texts = {key: os.fspath(value) for key, value in known.items() if isinstance(value, str | os.PathLike)}
+    problems += [
+        not_utf8(f"{where}: {key} = {shown(text, 200)}") for key, text in texts.items() if not is_text(str(text))
+    ]
     name = known.get("backbone")
     if isinstance(name, str) and name not in BACKBONES:
         problems.append(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from fairface_core.errors import FairfaceError, one_line
+from fairface_core.errors import FairfaceError, is_text, not_utf8, one_line
 
 MAX_PROBLEMS = 20
 _MAX_CHARS = 4_000
@@ -69,12 +69,7 @@ def run_door(
     words = list(sys.argv[1:] if argv is None else argv)
 
     def parsed() -> int:
-        problems = [
-            f"{shown!r} is not UTF-8, which the files of a run are written in; rename it, or make a link to it whose "
-            "name is"
-            for shown in words
-            if not is_text(shown)
-        ]
+        problems = [not_utf8(repr(word)) for word in words if not is_text(word)]
         if problems:
             raise FairfaceError(problems)
         return command(parser.parse_args(words))
@@ -126,15 +121,6 @@ def go_on_without_stdout() -> None:
 def stdout_is_lost() -> bool:
     """Whether standard output refused something; what a person must hear goes to stderr then."""
     return isinstance(sys.stdout, _Output) and sys.stdout.lost
-
-
-def is_text(value: str) -> bool:
-    """Whether a word is UTF-8; a name of other bytes comes from the system as text that cannot be encoded."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class _OutputLostError(FairfaceError):

@@ -161,6 +161,20 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_text(value: str) -> bool:
+    """Whether a text is UTF-8; a file name of other bytes comes from the system as text that cannot be encoded."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def not_utf8(what: str) -> str:
+    """Word the refusal of a name that the files of a run cannot be written with."""
+    return f"{what} is not UTF-8, which a run's files are written in; rename it, or make a link to it whose name is"
+
+
 def shown(value: object, limit: int = 80) -> str:
     """Return a value from a file or a flag for use in a message: one short printable line, whatever it is.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from fairface_core.backbones import check_image_size, check_micro_batch
 from fairface_core.config import TrainConfig
 from fairface_core.dataset.prepare import data_key, prepare_data
-from fairface_core.errors import ConfigError
+from fairface_core.errors import ConfigError, is_text, not_utf8
+from fairface_core.files.folder import open_folder
 from fairface_core.model.weights import ensure_weights
 from fairface_core.trial.benchmark_csv import check_results_csv
 
@@ -28,6 +29,8 @@ def check_config(config: TrainConfig) -> None:
         check_micro_batch(config.backbone, config.micro_batch_size),
     )
     problems += [problem for problem in checked if problem]
+    if not is_text(open_folder(config.out_dir).uri):
+        problems.append(not_utf8(f"out_dir = {config.out_dir!r}: its folder's whole name"))
     if problems:
         raise ConfigError(problems)
     if config.results_csv:

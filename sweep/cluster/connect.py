@@ -39,6 +39,7 @@ from fairface_core.errors import ConfigError
 from fairface_core.machine.resources import local_cpus, local_gpus
 from sweep.cluster.head_watch import knock
 from sweep.cluster.owner_only import ensure_private_token, private_folder, token_hint
+from sweep.cluster.ray_log import last_words
 
 # Set for the life of this process. What a joined cluster's workers need of it is in WORKER_ENVIRONMENT.
 DRIVER_ENVIRONMENT = {
@@ -192,7 +193,8 @@ def connected(
         try:
             context = ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise ConfigError(_why_not(address, error)) from error
+            said = last_words(session_dir) if address is None else []
+            raise ConfigError(_why_not(address, error, said)) from error
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         info = context.address_info  # type: ignore[attr-defined]  # Ray Client's context has none; ours is no client
@@ -302,10 +304,10 @@ def _knock(address: str) -> None:
         raise ConfigError(_why_not(address, ConnectionError(reason))) from error
 
 
-def _why_not(address: str | None, error: Exception) -> str:
+def _why_not(address: str | None, error: Exception, said: Sequence[str] = ()) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if address is None:
-        return f"Ray does not start on this machine: {reason}"
+        return "; ".join([f"Ray does not start on this machine: {reason}", *said])
     own = "" if _typed(address) else "; unset RAY_ADDRESS, or give --address local, to start Ray on this machine"
     return (
         f"{_named(address)}: cannot join ({reason}); check `ray status` there, that this machine belongs to the "

@@ -78,9 +78,7 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
     """
     if options.resume and spec.name is None:
         raise ConfigError("--resume: which run? give its --name (the space names none)")
-    # Two unnamed sweeps may begin in the same second, as those of a job array do.
-    mark = "" if spec.name else f"-{secrets.token_hex(3)}"
-    run = open_folder(options.storage).sub(spec.run_name(datetime.now()) + mark)
+    run = run_folder(spec, options.storage)
     if options.resume:
         check_name(run, resume=True)
     connect.prepare(options.address)
@@ -113,6 +111,13 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
             check_name(run, resume=False)
             write_new(run, spec, plan)
         return session.conduct(cluster, lock, notes)
+
+
+def run_folder(spec: SweepSpec, storage: str) -> Folder:
+    """Return where a run lies; it need not be there."""
+    # Two unnamed sweeps may begin in the same second, as those of a job array do.
+    mark = "" if spec.name else f"-{secrets.token_hex(3)}"
+    return open_folder(storage).sub(spec.run_name(datetime.now()) + mark)
 
 
 def _max_legs(spec: SweepSpec, joined: connect.Cluster | None) -> int | None:
