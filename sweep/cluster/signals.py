@@ -88,6 +88,9 @@ class StopSignals:
 
     def check(self) -> None:
         """Raise Interrupted if a signal was noted."""
+        # Ray Tune 2.60 takes SIGUSR1 for itself when it begins, and then ends as if nothing were left to do.
+        if self._before:
+            self.install()
         if self._noted is not None:
             raise Interrupted(self._noted)
 
