@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fairface_core.config import TrainConfig, data_fields
 from fairface_core.console import Parser, go_on_without_stdout, run_door
+from fairface_core.errors import FairfaceError
 
 _LOG_COLUMNS = 140
 _EPILOG = """Whatever ends a sweep, the same command with --resume (and --name) goes on where it was."""
@@ -78,7 +81,31 @@ def main(argv: Sequence[str] | None = None, *, fit: str | None = None) -> int:
     Returns:
         The exit code.
     """
-    return run_door(make_parser(), lambda flags: _run(flags, fit), argv)
+    return run_door(make_parser(), lambda flags: _in_own_words(lambda: _run(flags, fit)), argv)
+
+
+def _in_own_words(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except FairfaceError as error:
+        error.problems = tuple(map(own_advice, error.problems))
+        raise
+
+
+def own_advice(problem: str) -> str:
+    """Word the core's advice for this command, which sets most of the core's flags as keys of the space."""
+    known = {word for action in make_parser()._actions for word in action.option_strings}
+
+    def reworded(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in TrainConfig.model_fields or f"--{name.replace('_', '-')}" in known:
+            return found[0]
+        key = f"{'data' if name in data_fields() else 'fixed'}.{name}"
+        return f"--set {key}={value}" if value else f"--set {key}=..."
+
+    return re.sub(
+        r"--(?P<name>[a-z]+(?:_[a-z]+)*)(?![\w-])(?: (?P<value>none|cpu|[A-Z]+(?:\.\w+)?\b|/\S+))?", reworded, problem
+    )
 
 
 def _run(arguments: argparse.Namespace, fit: str | None) -> int:
