@@ -192,7 +192,8 @@ def connected(
             options |= {"address": address, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
         try:
             context = ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        except Exception as error:
+            # Not narrower: Ray 2.60 raises a bare Exception where a process of its own does not start.
             said = last_words(session_dir) if address is None else []
             raise ConfigError(_why_not(address, error, said)) from error
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):

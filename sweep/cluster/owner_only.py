@@ -76,9 +76,18 @@ def _temp_folder() -> Path:
         elif not os.access(place, os.W_OK | os.X_OK):
             refused[place] = "cannot be written" if Path(place).is_dir() else "is no folder"
         else:
+            _give_python_one(place)
             return Path(place)
     told = "; ".join(f"{place}: {reason}" for place, reason in refused.items())
     raise ConfigError(f"Ray needs a temporary folder: {told}; set TMPDIR to a short one that can be written")
+
+
+def _give_python_one(place: str) -> None:
+    """Name a temporary folder for Ray's processes and the trials, where Python finds none: its own list has no /dev/shm."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = place
 
 
 @contextlib.contextmanager
