@@ -100,17 +100,8 @@ def check_image_size(backbone: str, image_size: int | None) -> str | None:
     return None
 
 
-def smallest_pass(backbone: str) -> int:
-    """Return how many images a training pass needs at least."""
-    return 2 if BACKBONES[backbone].batch_norm else 1
-
-
 def check_micro_batch(backbone: str, micro_batch_size: int | None) -> str | None:
     """Return what is wrong with a micro-batch for this backbone, or None."""
-    least = smallest_pass(backbone)
-    if micro_batch_size is not None and micro_batch_size < least:
-        return (
-            f"micro_batch_size = {micro_batch_size}: {backbone} normalizes by the variance of a batch; "
-            f"accepted: {least} or more"
-        )
+    if micro_batch_size == 1 and BACKBONES[backbone].batch_norm:
+        return f"micro_batch_size = 1: {backbone} normalizes by the variance of a batch; accepted: 2 or more"
     return None

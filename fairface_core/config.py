@@ -192,9 +192,6 @@ class TrainConfig(BaseModel):
 
         Gradients are those of the whole batch; only batch norm sees the parts.
         """
-        from fairface_core.backbones import smallest_pass
-
-        images = max(images, smallest_pass(self.backbone))
         if self.images_at_once <= images:
             return self
         return self.replace(micro_batch_size=images, eval_batch_size=images)

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from fairface_core.backbones import BACKBONES, smallest_pass
+from fairface_core.backbones import BACKBONES
 from fairface_core.config import make_config
 from fairface_core.errors import ConfigError
 from fairface_core.train import main
 from fairface_core.training.batches import parts
+from sweep.driving import ledger
 from tests.hosts.commands import TINY
 
 
@@ -26,12 +27,12 @@ def test_the_table_says_who_has_batch_norm(name: str) -> None:
     assert any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in modules) == BACKBONES[name].batch_norm
 
 
-@pytest.mark.parametrize("rows", range(2, 40))
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
-def test_no_part_is_single_and_all_are_there(rows: int, size: int) -> None:
-    bounds = parts(rows, size, join_single=True)
-    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(rows))
-    assert min(stop - start for start, stop in bounds) >= 2
+def test_no_part_is_single_and_all_are_there(size: int) -> None:
+    for rows in range(2, 40):
+        bounds = parts(rows, size, join_single=True)
+        assert [i for start, stop in bounds for i in range(start, stop)] == list(range(rows))
+        assert min(stop - start for start, stop in bounds) >= 2
 
 
 @pytest.mark.parametrize("words", [("--batch_size", "16", "--micro_batch_size", "5"), ("--micro_batch_size", "3")])
@@ -49,11 +50,11 @@ def test_one_image_is_refused_before_anything_starts(tmp_path: Path, capsys: pyt
     assert make_config({"backbone": "vit_b_16", "micro_batch_size": 1}).micro_batch_size == 1
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_halving_ends_before_a_pass_is_too_small(name: str) -> None:
-    config = make_config({"backbone": name, "batch_size": 13})
-    for _ in range(6):
-        config = config.with_half_micro_batch()
-    assert config.micro_batch_size == smallest_pass(name)
-    with pytest.raises(ConfigError):
-        config.replace(micro_batch_size=smallest_pass(name) - 1)
+def test_halving_ends_before_a_pass_is_too_small() -> None:
+    assert ledger._FEWEST_IMAGES >= 2
+    for name, spec in BACKBONES.items():
+        capped = make_config({"backbone": name, "batch_size": 13}).with_at_most(ledger._FEWEST_IMAGES)
+        assert capped.images_at_once == ledger._FEWEST_IMAGES
+        if spec.batch_norm:
+            with pytest.raises(ConfigError, match="2 or more"):
+                capped.replace(micro_batch_size=1)
