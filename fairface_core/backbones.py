@@ -64,10 +64,14 @@ BACKBONES: dict[str, BackboneSpec] = {
     for spec in (
         BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, True, True),
         BackboneSpec("convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True, False),
-        BackboneSpec("efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True, True),
+        BackboneSpec(
+            "efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True, True
+        ),
         BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, True, False),
         BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, True, True),
-        BackboneSpec("mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, False, True),
+        BackboneSpec(
+            "mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, False, True
+        ),
     )
 }
 

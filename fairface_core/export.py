@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairface_core.config import add_flags, data_fields
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import CheckpointError, ConfigError, one_line
 
 _FLAGS = (*data_fields(), "num_workers")
@@ -17,7 +17,7 @@ _FORMATS = ("safetensors", "pt2", "onnx")
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(prog="python -m fairface_core.export", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m fairface_core.export", description=__doc__)
     parser.add_argument(
         "--model", required=True, type=Path, metavar="PATH",
         help="a best.pt, a trial folder, or a run folder (the leaderboard's winner)",
@@ -42,8 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export and prove; return 0, or 1 where a file did not answer as the model does."""
-    arguments = make_parser().parse_args(argv)
-    return run_command(lambda: _export(arguments), debug=arguments.debug)
+    return run_door(make_parser(), _export, argv)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairface_core.config import add_flags, make_config
-from fairface_core.console import progress_bar, run_command
+from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(prog="python -m fairface_core.predict", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m fairface_core.predict", description=__doc__)
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
         help="a folder, a glob in quotes, a CSV with an image column, a picture, or - for a list of paths on stdin",
@@ -44,8 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer for every picture; return 0, or 1 where no picture could be read."""
-    arguments = make_parser().parse_args(argv)
-    return run_command(lambda: _predict(arguments), debug=arguments.debug)
+    return run_door(make_parser(), _predict, argv)
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import io
 import pickletools
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +29,9 @@ _ACCEPTED = frozenset(
         "torch._utils._rebuild_tensor_v2", *(f"torch.{kind}Storage" for kind in _STORAGES),
     )
 )  # fmt: skip
+# DataParallel and DistributedDataParallel, torch.compile, Lightning; and what AveragedModel adds to its `module.`
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_WRAPPERS_OWN = ("n_averaged",)
 # Other ways to name a function. torch.save writes none of them.
 _FOREIGN_OPCODES = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"))
 _ZIP_END = struct.Struct("<4s4H2LH")
@@ -82,6 +86,19 @@ def load_tensors(raw: bytes, where: str, *, old_format: bool = False) -> Any:
             f"{where}: holds something other than tensors and plain values, or is damaged; "
             f"nothing in it was executed ({_line(error)})"
         ) from error
+
+
+def unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Take off what a wrapper of a model puts in front of each name.
+
+    Returns:
+        The entries, and what was taken off (`_orig_mod.module.`), empty if nothing was.
+    """
+    kept, taken = {key: value for key, value in state.items() if key not in _WRAPPERS_OWN}, ""
+    while prefix := next((one for one in _WRAPPERS if kept and all(str(key).startswith(one) for key in kept)), ""):
+        kept = {key.removeprefix(prefix): value for key, value in kept.items()}
+        taken += prefix
+    return (kept, taken) if taken else (dict(state), "")
 
 
 def _pickle_of(raw: bytes, where: str) -> bytes:

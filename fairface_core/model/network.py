@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fairface_core.backbones import BACKBONES, input_size
+from fairface_core.console import tell
 from fairface_core.errors import CheckpointError, WeightsError, one_line
-from fairface_core.files.tensors import TensorFileError, read_tensors
+from fairface_core.files.tensors import TensorFileError, read_tensors, unwrap
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.model.weights import ensure_weights
 
@@ -76,6 +77,9 @@ def _load_backbone(model: AgeGenderModel, backbone: str, path: Path) -> None:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise WeightsError(f"weights {one_line(str(path))}: not a state dict of tensors")
+    state, wrapped = unwrap(state)
+    if wrapped:
+        tell(f"note: weights {path}: each name began with {wrapped[:80]!r}, from a wrapper of the model; read without")
     own = model.feature_extractor.state_dict()
     prefix = "feature_extractor."
     if any(key.startswith(prefix) for key in state):

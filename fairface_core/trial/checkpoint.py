@@ -16,14 +16,17 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from fairface_core.console import tell
 from fairface_core.errors import CheckpointError, one_line
 from fairface_core.files.folder import Folder
-from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors
+from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors, unwrap
 from fairface_core.trial.reports import PREVIOUS_STATE, STATE, STATE_FILES
 
 BEST = "best.pt"
 STATE_SCHEMA = 1
 
+# Our own name for the weights, and those of Lightning and of many scripts.
+_WEIGHTS = ("model", "state_dict", "model_state_dict")
 # state.pt = torch's zip + this trailer, so that the digest is computed while the file is streamed out.
 _TRAILER = b"\nfairface-state-1 "
 _TRAILER_LENGTH = len(_TRAILER) + 64
@@ -60,12 +63,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = read_tensors(path, where)
     except TensorFileError as error:
         raise CheckpointError(f"{error}; give a best.pt that this project, or the original script, wrote") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+    weights = next((content[k] for k in _WEIGHTS if k in content), None) if isinstance(content, Mapping) else None
+    if not isinstance(content, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(f'{where}: not a checkpoint: expected {{"model": ..., "cfg": ..., "epoch": ...}}')
     cfg, epoch = content.get("cfg"), content.get("epoch")
     if not isinstance(cfg, Mapping) or not isinstance(cfg.get("backbone"), str):
         raise CheckpointError(f'{where}: its "cfg" names no backbone, so the model cannot be built')
-    return Checkpoint(content["model"], cfg, epoch if isinstance(epoch, int) else 0)
+    model, wrapped = unwrap(weights)
+    if wrapped:
+        tell(
+            f"note: {where}: each weight's name began with {wrapped[:80]!r}, from a wrapper of the model; read without"
+        )
+    return Checkpoint(model, cfg, epoch if isinstance(epoch, int) else 0)
 
 
 def save_state(folder: Folder, state: Mapping[str, Any]) -> None:
