@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from fairface_core.config import TrainConfig, make_config
+import sweep.report
 from sweep.run import make_parser, own_advice
 from tests.sweep.fake_sweeps import PROJECT
 
 # Flags and variables of other programs, in what is told or started.
 FOREIGN_FLAGS = {"--working-dir", "--always", "--abbrev", "--dirty", "--match", "--exclude", "--logdir"}
 FOREIGN_VARIABLES = {"TMPDIR", "RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN"}
-CORE_DOORS = ("train", "evaluate", "data", "demo.__main__")
+CORE_DOORS = ("train", "evaluate", "data", "demo.__main__", "predict", "export")
 FLAG = r"(?<![\w-])--[a-z]+(?:[_-][a-z]+)*"
 
 
@@ -75,14 +76,14 @@ def test_each_flag_that_the_core_names_is_known_by_a_door_of_the_core() -> None:
 def test_each_flag_that_a_sweep_names_is_known_by_sweep_run() -> None:
     found = named("sweep", FLAG)
     assert len(found) > 25
-    assert unknown(found, flags_of(make_parser())) == []
+    assert unknown(found, flags_of(make_parser()) | flags_of(sweep.report.make_parser())) == []
 
 
 def test_what_the_core_names_is_typed_at_sweep_run_too() -> None:
     known = flags_of(make_parser())
     shown = [(place, own_advice(text)) for place, text in constants("fairface_core") if re.search(FLAG, text)]
     # Advice for those who look at data or draw faces, and what only the doors of the core print.
-    elsewhere = ("--out", "--resume", "--checkpoint", "--json", "--debug")
+    elsewhere = ("--out", "--from", "--resume", "--checkpoint", "--json", "--debug", "--pairs_csv", "--max-loss")
     left = [
         (place, word)
         for place, text in shown
