@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fairface_core.config import TrainConfig, make_config
 import sweep.report
+from fairface_core.config import TrainConfig, make_config
 from sweep.run import make_parser, own_advice
 from tests.sweep.fake_sweeps import PROJECT
 
