@@ -214,7 +214,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         draw_faces(tmp_path / "file" / "faces", num_train=18, num_val=18, image_px=16)
-    with pytest.raises(CacheError, match="cannot be kept there .*FAIRFACE_CACHE_DIR"):
+    with pytest.raises(CacheError, match=r"cannot be kept there .*FAIRFACE_CACHE_DIR"):
         demo_root(tmp_path / "file" / "cache")
 
 
