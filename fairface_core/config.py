@@ -197,10 +197,13 @@ class TrainConfig(BaseModel):
         return self.replace(micro_batch_size=images, eval_batch_size=images)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, listed: bool = False) -> Any:
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    # One level deep, as deep as any field is: a list from YAML may hold itself.
+    if isinstance(value, list | tuple) and not listed:
+        return [_plain(item, listed=True) for item in value]
+    return value
 
 
 def _flag(flag: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
     _free_memory()
     try:
         with _noted_warnings(notes):
-            _limit_gpu(task.gpu)
+            _limit_gpu(task)
             fit = seam(task.fit)
             _spare_imports()
             config = _config(task)
@@ -218,26 +218,28 @@ def _noted_warnings(notes: list[str]) -> Iterator[None]:
         yield
 
 
-def _limit_gpu(gpu: float) -> None:
+def _limit_gpu(task: Task) -> None:
     """Hide GPUs that were not given (Ray 2.60 leaves them visible to a worker with 0), and keep to a share of one.
 
     Raises:
         ConfigError: A GPU was given and torch cannot use it; without this word the trial would train on the CPU.
     """
-    if gpu == 0:
+    if task.gpu == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return
+    if task.fit != FIT:
+        return  # a `fit` that needs no torch has no use for a GPU
     import torch
 
     from fairface_core.machine.device import cuda_refusal
 
     if not torch.cuda.is_available():
         raise ConfigError(f"a GPU was given to this trial and torch cannot use it: {cuda_refusal()}")
-    if gpu < 1:
+    if task.gpu < 1:
         # One trial that wants too much runs out of memory itself, and not its neighbor.
         total = torch.cuda.get_device_properties(0).total_memory
-        share = _KEPT_SHARE * gpu - _CONTEXT_BYTES / total
-        torch.cuda.set_per_process_memory_fraction(max(share, _KEPT_SHARE * gpu / 2))
+        share = _KEPT_SHARE * task.gpu - _CONTEXT_BYTES / total
+        torch.cuda.set_per_process_memory_fraction(max(share, _KEPT_SHARE * task.gpu / 2))
 
 
 @functools.cache
