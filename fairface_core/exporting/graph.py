@@ -40,9 +40,8 @@ class Graph(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float() if self.kind == "uint8" else images * 255
         if self.source_px != self.image_size:
             size = (self.image_size, self.image_size)
-            enlarged = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-            # As `training.augment.resize` does off the CPU; to whole numbers, as Pillow's resizing gives them.
-            pixels = enlarged.round().clamp(0, 255)
+            # Not to whole numbers, as `training.augment.resize`: of a value near a half two runtimes would make two levels.
+            pixels = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
         dtype = next(self.network.parameters()).dtype
         age, gender = self.network(((pixels - self.mean) * self.scale).to(dtype))
         return age.float().softmax(1), gender.float().softmax(1)
