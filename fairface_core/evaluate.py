@@ -22,9 +22,6 @@ _FLAGS = (
     *data_fields(), "image_size", "batch_size", "eval_batch_size", "device", "num_workers", "channels_last",
 )  # fmt: skip
 
-# Images at a time, unless --eval_batch_size says more: the batch that a checkpoint was trained with may fit no memory.
-_MAX_BATCH = 256
-
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser."""
@@ -137,7 +134,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     from fairface_core.model.objective import class_weights
     from fairface_core.prediction.scored import further_facts
     from fairface_core.scoring.metrics import split_metrics
-    from fairface_core.training.inference import eval_batch_size, predict
+    from fairface_core.training.inference import checkpoint_batch_size, predict
     from fairface_core.trial.writing import scored_details
 
     image_size = input_size(config.backbone, config.image_size)
@@ -151,7 +148,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     model.to(device).to(memory_format=memory_format)
     logits = predict(
         model, data.cache, split, image_size=image_size,
-        batch_size=min(eval_batch_size(config, device), _MAX_BATCH), device=device,
+        batch_size=checkpoint_batch_size(config, device), device=device,
         amp_dtype=choose_amp_dtype(config, device), memory_format=memory_format,
     )  # fmt: skip
     if not logits.finite:

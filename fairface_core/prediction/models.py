@@ -15,12 +15,10 @@ from fairface_core.config import make_config
 from fairface_core.errors import CheckpointError, ConfigError, StorageError, one_line
 from fairface_core.files.folder import Folder, open_folder, read_json
 from fairface_core.images.cache import cache_size_px
-from fairface_core.machine.device import choose_memory_format
+from fairface_core.machine.device import choose_amp_dtype, choose_memory_format
 from fairface_core.model.network import AgeGenderModel, load_weights
+from fairface_core.training.inference import checkpoint_batch_size
 from fairface_core.trial.checkpoint import BEST, load_checkpoint
-
-# Images at a time, at most: the batch that a checkpoint was trained with may fit no memory.
-MAX_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,10 @@ class Member:
     Attributes:
         network: In evaluation mode, on its device.
         image_size: Its square input, pixels.
+        decoded_px: The size to decode images to, pixels: the one that it was trained on.
         memory_format: The layout that its input is given in.
-        batch_size: Images at a time: as `evaluate` takes them, so that both give the same bits.
+        amp_dtype: Autocast type, or None for float32; this and the next as in `evaluate`, so that both give the same bits.
+        batch_size: Images at a time.
         report: `report.json` beside the checkpoint, if it is of the same epoch; empty without one.
         where: The checkpoint's path.
         told: What it is, in words.
@@ -39,16 +39,13 @@ class Member:
 
     network: AgeGenderModel
     image_size: int
+    decoded_px: int
     memory_format: torch.memory_format
+    amp_dtype: torch.dtype | None
     batch_size: int
     report: Mapping[str, Any]
     where: Path
     told: str
-
-    @property
-    def decoded_px(self) -> int:
-        """The size to decode images to, pixels: the one that it was trained on."""
-        return cache_size_px(self.image_size)
 
 
 def load_member(path: Path, device: torch.device) -> Member:
@@ -65,7 +62,7 @@ def load_member(path: Path, device: torch.device) -> Member:
     path = checkpoint_of(path)
     where = one_line(str(path))
     checkpoint = load_checkpoint(path)
-    known = ("backbone", "image_size", "dropout", "batch_size", "channels_last")
+    known = ("backbone", "image_size", "cache_px", "dropout", "batch_size", "channels_last", "no_amp", "amp_dtype")
     try:
         config = make_config({key: checkpoint.cfg[key] for key in known if key in checkpoint.cfg}, where=where)
     except ConfigError as error:
@@ -79,7 +76,8 @@ def load_member(path: Path, device: torch.device) -> Member:
     network.to(device).to(memory_format=memory_format)
     network.eval()
     return Member(
-        network, image_size, memory_format, min(config.batch_size, MAX_BATCH), _report_of(path, checkpoint.epoch), path,
+        network, image_size, cache_size_px(image_size, config.cache_px), memory_format, choose_amp_dtype(config, device),
+        checkpoint_batch_size(config, device), _report_of(path, checkpoint.epoch), path,
         f"{config.backbone} at {image_size} px, epoch {checkpoint.epoch}",
     )  # fmt: skip
 

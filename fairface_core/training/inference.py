@@ -13,6 +13,9 @@ from fairface_core.scoring.metrics import Logits
 from fairface_core.training.augment import prepare_eval
 from fairface_core.training.batches import eval_batches
 
+# The batch that a checkpoint was trained with may fit no memory.
+MAX_BATCH = 256
+
 
 def eval_batch_size(config: TrainConfig, device: torch.device) -> int:
     """Return how many images are scored at a time.
@@ -20,6 +23,11 @@ def eval_batch_size(config: TrainConfig, device: torch.device) -> int:
     Without gradients a pass holds far less: a larger batch keeps a GPU busy. A CPU gains nothing by it.
     """
     return config.eval_batch_size or config.batch_size * (4 if device.type == "cuda" else 1)
+
+
+def checkpoint_batch_size(config: TrainConfig, device: torch.device) -> int:
+    """Return the same for a checkpoint, wherever it comes from: at most `MAX_BATCH`, unless the caller says more."""
+    return config.eval_batch_size or min(eval_batch_size(config, device), MAX_BATCH)
 
 
 def predict(

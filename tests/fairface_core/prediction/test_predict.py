@@ -20,11 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
+from fairface_core import fit
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.model.network import AgeGenderModel
 from fairface_core.predict import main
 from fairface_core.trial.checkpoint import load_checkpoint
 from tests.fairface_core.images.test_bad_images import CASES, Accepted, Refused
+from tests.fairface_core.small_data import training_config
 from tests.fairface_core.test_evaluate import OriginalModel, write_original_checkpoint
 
 AGE_SHARES = [f"age_prob_{label}" for label in AGE_GROUPS]
@@ -63,6 +65,18 @@ def test_the_test_split_gets_the_answers_that_its_report_was_made_from(
     np.testing.assert_array_equal(shares(rows).astype(np.float32), stored_shares(expected))
     assert all(row["error"] is None for row in rows)
     assert [row["age_prob"] for row in rows] == list(shares(rows)[:, :9].max(axis=1))
+
+
+def test_number_format_and_decoded_size_are_those_of_the_training(
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = tmp_path / "run"
+    fit(training_config(demo_root, trial, epochs=1, cache_px=48, amp_dtype="bf16"))
+    expected = stored(trial, "test")
+    listing = tmp_path / "faces.csv"
+    expected[["file"]].to_csv(listing, index=False)
+    rows = answers(capsys, listing, "--root", demo_root, "--model", trial)
+    np.testing.assert_array_equal(shares(rows).astype(np.float32), stored_shares(expected))
 
 
 def test_every_odd_image_is_answered_as_pillow_shows_it_or_told_why_not(
