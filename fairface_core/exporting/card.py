@@ -52,7 +52,7 @@ def config_of(member: Member, backbone: str, dropout: float, kind: Kind, facts: 
                 "shape": shapes[kind],
             },
             "outputs": list(OUTPUTS),
-            "inside": "enlarging where enlarged_to_px is more than size_px, mean and std, softmax",
+            "inside": "resizing where enlarged_to_px is not size_px, mean and std, softmax",
         },
         "test": dict(facts),
         "conformal": member.report.get("conformal"),

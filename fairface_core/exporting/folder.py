@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,8 @@ class _Exporter:
     def __init__(
         self, member: Member, config: TrainConfig, data: Data, wish: Wish, folder: Path, tell: Callable[[str], None]
     ) -> None:
+        # The caller may have named another --cache_px than that of the training.
+        member = replace(member, decoded_px=data.cache.size_px)
         self.member, self.config, self.data = member, config, data
         self.wish, self.folder, self.tell = wish, folder, tell
         self.graph: Graph = graph_of(member, wish.kind)

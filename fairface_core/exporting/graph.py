@@ -29,7 +29,6 @@ class Graph(nn.Module):
 
     def __init__(self, network: AgeGenderModel, image_size: int, source_px: int, kind: Kind) -> None:
         super().__init__()
-        assert source_px <= image_size, "images are enlarged here, never made smaller"
         self.network, self.image_size, self.source_px, self.kind = network, image_size, source_px, kind
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(MEAN).mul_(255).view(shape), persistent=False)
@@ -40,8 +39,9 @@ class Graph(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float() if self.kind == "uint8" else images * 255
         if self.source_px != self.image_size:
             size = (self.image_size, self.image_size)
+            smaller = self.image_size < self.source_px
             # Not to whole numbers, as `training.augment.resize`: of a value near a half two runtimes would make two levels.
-            pixels = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+            pixels = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=smaller)
         dtype = next(self.network.parameters()).dtype
         age, gender = self.network(((pixels - self.mean) * self.scale).to(dtype))
         return age.float().softmax(1), gender.float().softmax(1)

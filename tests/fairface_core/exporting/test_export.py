@@ -70,6 +70,24 @@ def test_every_backbone_goes_through_onnx_at_batch_1_7_and_64(
     assert onnx.load(tmp_path / "out/model.onnx").opset_import[0].version == formats.OPSET
 
 
+@pytest.mark.parametrize("cache_px", [48, 96])
+def test_the_graph_takes_images_of_the_size_that_training_decoded_them_to(
+    demo_root: Path, tmp_path: Path, cache_px: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = untrained(tmp_path / "best.pt", "mobilenet_v3_small", 64)
+    content = torch.load(model, weights_only=True)
+    torch.save({**content, "cfg": {**content["cfg"], "cache_px": cache_px}}, model)
+    assert exported(model, demo_root, tmp_path / "out", "--to", "onnx", "--to", "pt2") == 0
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["preprocessing"]["size_px"], config["image_size"]) == (cache_px, 64)
+    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[1:] == [cache_px, cache_px, 3]
+    capsys.readouterr()
+    assert evaluate.main(["--checkpoint", str(model), "--root", str(demo_root), "--device", "cpu", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert config["test"]["metrics"]["mean_f1"] == pytest.approx(report["test_metrics"]["mean_f1"], abs=0.03)
+
+
 def test_the_folder_is_all_that_a_stranger_needs(
     demo_root: Path, trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
