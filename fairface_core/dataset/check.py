@@ -133,8 +133,7 @@ def check_data(
     if labels is None:
         problems.raise_if_any()
     assert labels is not None
-    if config.drop_duplicates == "none":
-        check_overlap(labels, problems)
+    check_overlap(config, labels, problems)
     found = _look_at_images(config, labels, problems, pairs_csv, progress) if images else None
     manifest = None
     if not problems:

@@ -86,8 +86,8 @@ def load_manifest(config: TrainConfig) -> Manifest:
     """
     problems = Problems()
     labels = read_labels(config, problems)
-    if labels is not None and config.drop_duplicates == "none":
-        check_overlap(labels, problems)
+    if labels is not None:
+        check_overlap(config, labels, problems)
     problems.raise_if_any()
     assert labels is not None
     return divide(config, labels)
@@ -171,16 +171,26 @@ def _csv_path(config: TrainConfig, name: str) -> Path:
     return _expand(config.root) / Path(os.path.expanduser(name))
 
 
-def check_overlap(labels: Labels, problems: Problems) -> None:
-    """Note every image that both CSVs name: it would be trained on and scored."""
+def check_overlap(config: TrainConfig, labels: Labels, problems: Problems) -> None:
+    """Note every image that both CSVs name: it would be trained on and scored.
+
+    A policy that drops copies settles it, but for bare names with two labels: those are two faces, both found in
+    `train/`, and the wrong images would be scored.
+    """
+    drops = config.drop_duplicates != "none"
+    advice = "the labels differ: correct one row" if drops else "remove one row, or use --drop_duplicates cross_split"
     train, val = labels.train.rows, labels.val.rows
     train_at = {place: index for index, place in enumerate(labels.train.places)}
     for index, place in enumerate(labels.val.places):
-        if place in train_at:
-            first = f"{train.csv_name} {train.row_name(train_at[place])}"
+        at = train_at.get(place)
+        if at is None:
+            continue
+        differ = (train.age[at], train.gender[at]) != (val.age[index], val.gender[index])
+        if not drops or (differ and val.path[index] and "/" not in labels.val.names[index]):
+            first = f"{train.csv_name} {train.row_name(at)}"
             problems.add(
                 "images in both CSVs",
-                f"{val.where(index)} is also in {first}; remove one row, or use --drop_duplicates cross_split "
+                f"{val.where(index)} is also in {first}; {advice} "
                 "(bare names are looked for in root/ and root/train/ before root/val/: write val/NAME)",
                 cause="both",
                 row=val.row_name(index),

@@ -281,6 +281,12 @@ def test_bare_names_that_meet_in_one_folder_are_caught(data_root: DataRoot) -> N
     assert len(problems) == 1
     assert problems[0].startswith("fairface_label_val.csv line 2: '1.jpg' is also in fairface_label_train.csv line 2; ")
     assert problems[0].endswith("(the same for 35 more rows: line 3, line 4, line 5, line 6, line 7, ...)")
+    # Where copies are dropped, as by `official`, rows that say the same are dropped; here two faces have one name.
+    data_root.set_cell(1, 1, "30-39")
+    (problem,) = refused(data_root.config(protocol="official"))
+    assert problem.startswith(
+        "fairface_label_val.csv line 2: '1.jpg' is also in fairface_label_train.csv line 2; the labels differ: "
+    )
 
 
 def test_every_problem_is_told_at_once(data_root: DataRoot) -> None:
