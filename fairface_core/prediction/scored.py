@@ -24,7 +24,7 @@ _LEAST = 1e-12
 
 
 def score_answers(path: Path, config: TrainConfig, split_name: str) -> dict[str, Any]:
-    """Score a CSV of answers on the split that a configuration describes; no image is opened.
+    """Score a CSV of answers on the split that a configuration describes; no image is decoded.
 
     Args:
         path: See `read_answers`.
