@@ -45,11 +45,6 @@ def in_parquet(file: str, row: int, name: str) -> str:
     return f"{file}//{row}//{name}"
 
 
-def container_of(place: str) -> str:
-    """Return the file that holds the bytes: the archive, the Parquet file, or the image's own file."""
-    return _parts(place)[0]
-
-
 def sort_key(place: str) -> tuple[str, str]:
     """Order images by their names, so that a folder, an archive and a Parquet file of one data set make one cache."""
     container, inside = _parts(place)
@@ -111,7 +106,7 @@ def ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A], most: 
 
 
 def _parts(place: str) -> tuple[str, str]:
-    """Return the file and the part of it; the part is empty where the file is the image."""
+    """Return the file that holds the bytes and the part of it; the part is empty where the file is the image."""
     if place.find("//", 1) < 0:  # 100,000 files of a folder need no regular expression
         return place, ""
     match = _INSIDE.fullmatch(place)

@@ -103,7 +103,6 @@ class _Reader:
         problems.raise_if_any()
         self.image = image[0]
         self.num_other = 0
-        self._known: dict[tuple[str, str], int] = {}
 
     def _columns(self, names: Sequence[str]) -> list[int]:
         wanted = {name.strip().casefold() for name in names}
