@@ -46,7 +46,8 @@ def choose_margin(
         problems.add(
             "unclear margins",
             f"{shown(str(root), 300)}: --margin {wanted}: nothing there says that it has this margin; found: {there}; "
-            "leave --margin out, or name the folder that has it as --root",
+            "leave --margin out, or name the folder that has it as --root; where a checkpoint says the margin, rename "
+            f"the folder so that it says it too, such as margin{wanted.replace('.', '')}",
         )
         return None
     return [path for margin, path in known if wanted in (None, margin)]
