@@ -125,9 +125,7 @@ class TrainConfig(BaseModel):
     )
     num_workers: int = _field(8, "processes that decode images while the cache is built", identity=False, ge=0)
     no_amp: bool = _field(False, "compute in float32 on every device", tunable=True)
-    amp_dtype: Literal["auto", "bf16", "fp16"] = _field(
-        "auto", "auto: bf16 where a GPU has it, else fp16; on a CPU bf16 if it has AMX tiles, else float32"
-    )
+    amp_dtype: Literal["auto", "bf16", "fp16"] = _field("auto", "bf16 on processors made for it, else fp16 on CUDA")
     channels_last: Literal["auto", "on", "off"] = _field("auto", "memory format; auto asks the backbone")
     compile: bool = _field(
         False, "torch.compile the model: 0.98 to 1.07x on a CPU after a minute of compiling; not measured on CUDA"
