@@ -27,7 +27,6 @@ from sweep.policy.race import RaceRule, choose_race
 from sweep.policy.states import CONFIRM, DECISIONS_FILE, EXPLORE, Phase, RungDecision, TrialState, decisions_to_json
 from sweep.run_folder.records import RunRecord
 
-# What fairface_core.trial.checkpoint writes, without importing torch (a test holds them together).
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
 _WRITE_PAUSES_S = (0.5, 2.0, 8.0)
 # A trial that ran out of memory goes on with half as many images at a time, but not with fewer than so many: what does not
@@ -227,7 +226,6 @@ class Ledger:
         return again
 
     def _failed(self, trial: Trial, ending: Ending) -> bool:
-        trial.failures += 1
         if ending.traceback:
             # Its own file: a reason is read by people, a traceback by those who mend programs.
             with contextlib.suppress(StorageError):
@@ -238,6 +236,8 @@ class Ledger:
             if again:
                 trial.at_most = half
         else:
+            # Halving ends by itself and takes no retry away.
+            trial.failures += 1
             again = ending.retry and trial.failures <= self._max_retries
         if again:
             trial.attempts += 1

@@ -220,3 +220,12 @@ def test_fewer_than_eight_images_are_not_tried(tmp_path: Path) -> None:
     assert not ledger.ended(leg, Ending("oom", "CUDA out of memory", retry=True, at_once=15))
     assert leg.trial.status == "failed"
     assert leg.trial.reason == "oom: CUDA out of memory"
+
+
+def test_halving_takes_no_retry_of_a_crash_away(tmp_path: Path) -> None:
+    ledger, _ = make(tmp_path)  # max_retries is 2
+    leg = leg_of(ledger, Placement(64, 0))
+    for at_once in (64, 32):
+        assert ledger.ended(leg, Ending("oom", "CUDA out of memory", retry=True, at_once=at_once))
+    crash = Ending("crash", "its process was killed", retry=True)
+    assert [ledger.ended(leg, crash) for _ in range(3)] == [True, True, False]
