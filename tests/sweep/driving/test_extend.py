@@ -128,6 +128,21 @@ def test_folders_keep_their_names_where_a_larger_space_would_word_them_anew(tmp_
     assert "lr" not in name and "lr1e-3" in configs[1e-3]
 
 
+@pytest.mark.parametrize(
+    ("first", "before", "after", "explore"),
+    [(1, [42, 43], [41, 42, 43], {42}), (2, [42, 43], [41, 42, 43], {42, 43}), ("all", [42], [41, 42], {41, 42})],
+)
+def test_a_seed_that_explored_still_does(
+    tmp_path: Path, first: int | str, before: list[int], after: list[int], explore: set[int]
+) -> None:
+    asha = {**RACE, "kind": "asha", "explore_seeds": first}
+    sweep = Sweep(tmp_path / "s", space={**SMALL, "seed": {"grid": before}}, scheduler=asha)
+    extend(sweep, space={**LARGER, "seed": {"grid": after}}, scheduler=asha, fixed=FIXED)
+    explorers = {(trial.config["lr"], trial.seed) for trial in sweep.plan.trials if trial.explores}
+    new = set(after if first == "all" else after[: int(first)])
+    assert explorers == {(lr, seed) for lr in (1e-4, 3e-4) for seed in explore} | {(1e-3, seed) for seed in new}
+
+
 @pytest.mark.parametrize("kind", ["fifo", "race"])
 def test_what_diverged_runs_again_where_that_is_asked_for(tmp_path: Path, kind: str) -> None:
     from fairface_core.trial.writing import write_status
