@@ -8,8 +8,9 @@ from fairface_core.config import make_config
 from sweep.plan.plan import Plan, PlannedTrial, space_difference
 from sweep.space.spec import SEED
 
-# Parts of a space that an extension leaves alone: what a score means, and what it is compared with.
-_KEPT = ("data", "scheduler")
+# Parts of a space that an extension leaves alone: what a score means, what it is compared with, and what counts as equal,
+# which is said before scores are seen.
+_KEPT = ("data", "scheduler", "equal_within")
 
 
 def adopt(old: Plan, new: Plan) -> Plan:

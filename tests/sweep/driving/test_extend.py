@@ -102,6 +102,7 @@ def test_an_extended_race_takes_back_no_decision(tmp_path: Path, more: dict[str,
         ),
         ({"scheduler": RACE}, 'scheduler.kind: was "fifo", is "race"'),
         ({"data": {"split_seed": 7}}, "fixed.split_seed: was not given, is 7"),
+        ({"equal_within": 0.02}, "equal_within: was not given, is 0.02"),
     ],
 )
 def test_what_is_no_extension_is_refused_with_the_difference(
