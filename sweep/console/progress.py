@@ -40,7 +40,7 @@ class Tally:
         running: Trials that a worker has.
         waiting: Trials that are still to run, or may be.
         done: Completed trials.
-        stopped: Trials that ASHA stopped.
+        stopped: Trials that the scheduler stopped.
         lost: Diverged and failed trials.
         epochs: Epochs trained.
         worst: Epochs if nothing were stopped early.
@@ -152,7 +152,9 @@ class Progress:
         if again:
             self._line("retry", trial, trial.reason.removeprefix("retry after "), "yellow")
         else:
-            self._line(trial.status, trial, _result(trial), _STYLES.get(trial.status, ""))
+            # Of a race: its state lies on disk until the others are there.
+            word = "waits" if trial.status == "planned" else trial.status
+            self._line(word, trial, _result(trial), _STYLES.get(trial.status, ""))
 
     def tick(self) -> None:
         """Draw, if it is time."""

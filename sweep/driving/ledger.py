@@ -17,7 +17,7 @@ from typing import Any
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import Folder, write_json
 from fairface_core.trial.reports import EPOCH_FIGURES, STATE_FILES
-from fairface_core.trial.writing import write_status
+from fairface_core.trial.writing import write_history, write_status
 from sweep.driving.placement import Needs, Placement
 from sweep.driving.trials import AT_MOST_KEY, ERROR_FILE, Leg, Trial, open_trial
 from sweep.driving.worker import Ending
@@ -27,7 +27,6 @@ from sweep.policy.race import RaceRule, choose_race
 from sweep.policy.states import CONFIRM, DECISIONS_FILE, EXPLORE, Phase, RungDecision, TrialState, decisions_to_json
 from sweep.run_folder.records import RunRecord
 
-# What fairface_core.trial.checkpoint writes, without importing torch (a test holds them together).
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
 _WRITE_PAUSES_S = (0.5, 2.0, 8.0)
 # A trial that ran out of memory goes on with half as many images at a time, but not with fewer than so many: what does not
@@ -77,6 +76,8 @@ class Ledger:
             if trial.status == "diverged" in again and self.races:
                 self._forgive(trial)
             if trial.status == "running" or trial.status in again:
+                if trial.status == "diverged":
+                    self._begin_anew_if_pruned(trial)
                 trial.attempts += 1
                 self._mark(trial, "planned", "goes on after a restart of the sweep")
 
@@ -87,7 +88,16 @@ class Ledger:
             if other.planned.config_id == trial.planned.config_id and kept != other.decisions:
                 self._store(functools.partial(write_json, other.folder, DECISIONS_FILE, decisions_to_json(kept)))
                 other.decisions = kept
+                self._begin_anew_if_pruned(other)
                 self._mark(other, "planned", "a seed of its configuration is run again")
+
+    def _begin_anew_if_pruned(self, trial: Trial) -> None:
+        """Take back the epochs of a trial whose state `settle` removed: `fit` refuses a history that has lost its state."""
+        if trial.scores and not any(map(trial.folder.exists, STATE_FILES)):
+            self._store(lambda: write_history(trial.folder, ()))
+            trial.scores, trial.history = [], []
+            self._choices[trial.group] = None
+        trial.pruned = False
 
     def states(self) -> tuple[TrialState, ...]:
         """Return what the scheduler needs to refill its rungs, in plan order."""
@@ -119,6 +129,8 @@ class Ledger:
                 if trial.leg is not None or trial.needs in refused:
                     continue
                 if placement.may_submit(trial.needs):
+                    if trial.status == "stopped":
+                        self._begin_anew_if_pruned(trial)
                     trial.legs += 1
                     trial.leg = Leg(trial, phase, trial.legs)
                     placement.submitted(trial.needs)
@@ -227,7 +239,6 @@ class Ledger:
         return again
 
     def _failed(self, trial: Trial, ending: Ending) -> bool:
-        trial.failures += 1
         if ending.traceback:
             # Its own file: a reason is read by people, a traceback by those who mend programs.
             with contextlib.suppress(StorageError):
@@ -238,6 +249,8 @@ class Ledger:
             if again:
                 trial.at_most = half
         else:
+            # Halving ends by itself and takes no retry away.
+            trial.failures += 1
             again = ending.retry and trial.failures <= self._max_retries
         if again:
             trial.attempts += 1

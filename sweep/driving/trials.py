@@ -145,7 +145,9 @@ def open_trial(planned: PlannedTrial, folder: Folder, record: TrialRecord | None
 
 def _images_at_a_time(record: TrialRecord) -> int | None:
     """Return how many images a trial was brought down to, as its status or the report of its best epoch says."""
-    said = record.detail.get(AT_MOST_KEY) or ((record.report or {}).get("provenance") or {}).get("micro_batch_size")
+    trained = ((record.report or {}).get("provenance") or {}).get("micro_batch_size")
+    # What the space asks for is no sign of memory: others of the group may have asked for more.
+    said = record.detail.get(AT_MOST_KEY) or (None if trained == record.config.get("micro_batch_size") else trained)
     return said if isinstance(said, int) and said > 0 else None
 
 

@@ -5,30 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from fairface_core.config import make_config
-from sweep.plan.plan import Plan, space_difference
+from sweep.plan.plan import Plan, PlannedTrial, space_difference
 from sweep.space.spec import SEED
 
-# Parts of a space that an extension leaves alone: what a score means, and what it is compared with.
-_KEPT = ("data", "scheduler")
+# Parts of a space that an extension leaves alone: what a score means, what it is compared with, and what counts as equal,
+# which is said before scores are seen.
+_KEPT = ("data", "scheduler", "equal_within")
 
 
 def adopt(old: Plan, new: Plan) -> Plan:
     """Return the new plan with the old one's names for every trial and configuration that both hold.
 
-    Names show the keys that vary in a plan, so a larger space may word them anew; folders keep theirs.
+    Names show the keys that vary in a plan, so a larger space may word them anew; folders keep theirs. So do trials their
+    part in the exploration: a seed that is listed before the others takes it from none that explored.
     """
-    trial_ids, config_ids = {}, {}
+    held: dict[str, PlannedTrial] = {}
+    config_ids: dict[str, str] = {}
     for trial in old.trials:
         whole, config = _digests(trial.config)
-        trial_ids[whole], config_ids[config] = trial.trial_id, trial.config_id
+        held[whole], config_ids[config] = trial, trial.config_id
+    every_seed = new.scheduler.kind != "asha" or new.scheduler.explore_seeds == "all"
     trials = []
     for trial in new.trials:
         whole, config = _digests(trial.config)
-        names = {
-            "trial_id": trial_ids.get(whole, trial.trial_id),
+        before = held.get(whole, trial)
+        kept = {
+            "trial_id": before.trial_id,
             "config_id": config_ids.get(config, trial.config_id),
+            "explores": before.explores and (every_seed or whole in held or config not in config_ids),
         }
-        trials.append(trial.model_copy(update=names))
+        trials.append(trial.model_copy(update=kept))
     assert len({trial.trial_id.casefold() for trial in trials}) == len(trials), "an old and a new trial share a name"
     return new.model_copy(update={"trials": tuple(trials)})
 

@@ -195,7 +195,8 @@ class _Race:
         at: dict[str, Value] = {}
         missing: list[TrialState] = []
         for racer in racing:
-            wanted = racer.usable(rung.epoch)[:num_seeds]
+            # Those that were there first: a larger space, or a resume, may put a seed before the ones that were judged.
+            wanted = sorted(racer.usable(rung.epoch), key=lambda t: len(t.scores) < rung.epoch)[:num_seeds]
             there = [t for t in wanted if len(t.scores) >= rung.epoch]
             if told[racer.config_id] is None:
                 missing += [t for t in wanted if t not in there]

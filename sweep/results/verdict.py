@@ -259,5 +259,9 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
 
 def _parts(one: Configuration) -> list[int]:
     """Return the parts of a batch in which some of its runs were trained, where the plan asked for none."""
-    given = {(r.report or {}).get("provenance", {}).get("micro_batch_size") for r in one.full}
-    return sorted(size for size in given - {one.values.get("micro_batch_size")} if isinstance(size, int))
+    given = {
+        size
+        for r in one.full
+        if (size := (r.report or {}).get("provenance", {}).get("micro_batch_size")) != r.config.get("micro_batch_size")
+    }
+    return sorted(size for size in given if isinstance(size, int))

@@ -14,6 +14,7 @@ from fairface_core.errors import ConfigError, StorageError
 from fairface_core.files.folder import Folder, is_remote, read_json
 from fairface_core.trial.reading import CONTRACT_FIELDS, read_history, read_report, read_status
 from sweep.plan.plan import Plan, PlannedTrial
+from sweep.policy.race import rung_epochs
 from sweep.policy.states import DECISIONS_FILE, RungDecision, decisions_from_json
 
 # Files of a trial are small; on an object store it is the round trips that take the time.
@@ -151,6 +152,8 @@ class RunRecord:
         scheduler = self.plan.scheduler
         if scheduler.kind == "fifo":
             return ()
+        if scheduler.kind == "race":
+            return rung_epochs(scheduler.grace_epochs, scheduler.reduction_factor, self.epochs)
         milestones = (scheduler.grace_epochs * scheduler.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < self.epochs, milestones))
 

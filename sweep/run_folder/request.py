@@ -58,7 +58,8 @@ def check_same(record: RunRecord, plan: Plan, *, force: bool, extend: bool = Fal
         raise ConfigError(
             [
                 f"{record.folder.uri}: --extend takes a space that asks for everything that this run holds, and more: add "
-                "values, seeds, backbones or samples, with the same epochs, data and scheduler; or choose another --name",
+                "values, seeds, backbones or samples, with the same epochs, data, scheduler and equal_within; or choose "
+                "another --name",
                 *lacking,
             ]
         )

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from fairface_core.config import TrainConfig
-from fairface_core.errors import DataError, StorageError, TrainingDiverged
+from fairface_core.errors import CheckpointError, DataError, StorageError, TrainingDiverged
 from fairface_core.files.folder import Folder, open_folder, read_json, write_json
 from fairface_core.machine import pulse
+from fairface_core.trial.reading import read_history
 from fairface_core.trial.reports import EpochReport, TrialReport
 from fairface_core.trial.writing import build_report, config_facts, write_history, write_status
 
@@ -125,6 +126,8 @@ def _orders(config: TrainConfig) -> dict[str, Any]:
 
 def _history(folder: Folder) -> list[EpochReport]:
     if not folder.exists("state.pt"):
+        if len(read_history(folder)[0]) > 1:
+            raise CheckpointError(f"{folder.uri}: epochs were trained here but their state.pt is gone")
         return []
     return [EpochReport(**values) for values in json.loads(folder.read("state.pt"))["history"]]
 

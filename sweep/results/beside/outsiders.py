@@ -56,10 +56,12 @@ def read_outsiders(board: Board, paths: Sequence[Path]) -> tuple[Outsider, ...]:
     if leader is None or isinstance(stored, str):
         raise ConfigError(f"--with: nothing to compare with in {board.run.location}: {stored}")
     found = []
+    lent = [other.test_scores() for other in board.lenders(leader)]
     for path in paths:
         answers = read_answers(path, stored.file, img_col="file", allow_missing=False)
         one = Predictions(stored.age, stored.gender, answers.age, answers.gender)
-        against = compare([one], [scored.test for scored in leader.scored], names=(path.stem, leader.group))
+        leading = [scored.test for scored in leader.scored]
+        against = compare([one], leading, names=(path.stem, leader.group), lenders=lent)
         found.append(Outsider(path.stem, score_interval([one]), one.score("age_acc"), one.score("gen_acc"), against))
     return tuple(found)
 

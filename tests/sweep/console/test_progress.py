@@ -20,6 +20,7 @@ from sweep.run_folder.request import write_new
 from sweep.space.load import load_space
 from tests.sweep import fake_sweeps
 from tests.sweep.driving.test_ledger import ASHA, figures, leg_of
+from tests.sweep.driving.test_race_ledger import EPOCHS, Sweep
 
 
 def make(
@@ -136,6 +137,18 @@ def test_each_end_is_one_line(tmp_path: Path) -> None:
         assert line.split()[1] == word
         assert "1/4 epochs" in line
         assert text in line
+
+
+def test_a_trial_that_waits_for_its_race_says_so(tmp_path: Path) -> None:
+    race = Sweep(tmp_path / "s")
+    out = io.StringIO()
+    progress = Progress(race.ledger, Console(file=out, width=140, highlight=False), {"resnet18": 2.0})
+    race.hand_out(12)
+    leg = race.legs[0]
+    race.step(leg)
+    assert leg.trial.status == "planned"
+    progress.ended(leg, None, False)
+    assert out.getvalue().split()[1:4] == ["waits", leg.trial.trial_id, f"1/{EPOCHS}"]
 
 
 def test_a_log_gets_a_line_now_and_then(tmp_path: Path) -> None:

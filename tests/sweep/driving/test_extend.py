@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import random
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from fairface_core.errors import ConfigError
 from fairface_core.files.folder import open_folder
+from fairface_core.trial.writing import write_status
 from sweep.driving.worker import Ending
 from sweep.plan.expand import make_plan
 from sweep.plan.extend import adopt
@@ -102,6 +104,7 @@ def test_an_extended_race_takes_back_no_decision(tmp_path: Path, more: dict[str,
         ),
         ({"scheduler": RACE}, 'scheduler.kind: was "fifo", is "race"'),
         ({"data": {"split_seed": 7}}, "fixed.split_seed: was not given, is 7"),
+        ({"equal_within": 0.02}, "equal_within: was not given, is 0.02"),
     ],
 )
 def test_what_is_no_extension_is_refused_with_the_difference(
@@ -128,10 +131,23 @@ def test_folders_keep_their_names_where_a_larger_space_would_word_them_anew(tmp_
     assert "lr" not in name and "lr1e-3" in configs[1e-3]
 
 
+@pytest.mark.parametrize(
+    ("first", "before", "after", "explore"),
+    [(1, [42, 43], [41, 42, 43], {42}), (2, [42, 43], [41, 42, 43], {42, 43}), ("all", [42], [41, 42], {41, 42})],
+)
+def test_a_seed_that_explored_still_does(
+    tmp_path: Path, first: int | str, before: list[int], after: list[int], explore: set[int]
+) -> None:
+    asha = {**RACE, "kind": "asha", "explore_seeds": first}
+    sweep = Sweep(tmp_path / "s", space={**SMALL, "seed": {"grid": before}}, scheduler=asha)
+    extend(sweep, space={**LARGER, "seed": {"grid": after}}, scheduler=asha, fixed=FIXED)
+    explorers = {(trial.config["lr"], trial.seed) for trial in sweep.plan.trials if trial.explores}
+    new = set(after if first == "all" else after[: int(first)])
+    assert explorers == {(lr, seed) for lr in (1e-4, 3e-4) for seed in explore} | {(1e-3, seed) for seed in new}
+
+
 @pytest.mark.parametrize("kind", ["fifo", "race"])
 def test_what_diverged_runs_again_where_that_is_asked_for(tmp_path: Path, kind: str) -> None:
-    from fairface_core.trial.writing import write_status
-
     sweep = Sweep(tmp_path / "s", scheduler={**RACE, "kind": kind})
     sweep.hand_out(12)
     leg = next(leg for leg in sweep.legs if leg.trial.planned.config["lr"] == 3e-4)
@@ -158,3 +174,26 @@ def test_what_diverged_runs_again_where_that_is_asked_for(tmp_path: Path, kind: 
     record = {one.trial_id: one for one in read_run(sweep.run).records}[name]
     assert record.attempts == 2
     assert record.status in ("completed", "stopped") and (kind == "race" or record.status == "completed")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "race"])
+def test_what_diverged_late_begins_anew_for_its_state_was_removed(tmp_path: Path, kind: str) -> None:
+    sweep = Sweep(tmp_path / "s", scheduler={**RACE, "kind": kind, "grace_epochs": 4})
+    sweep.hand_out(12)
+    leg = next(leg for leg in sweep.legs if leg.trial.planned.config["lr"] == 3e-4)
+    for _ in range(3):
+        sweep.step(leg)
+    sweep.legs.remove(leg)
+    sweep.placement.ended(leg.trial.needs, had_started=True)
+    write_status(leg.trial.folder, "diverged", epochs_trained=3, reason="the loss is nan")
+    sweep.ledger.ended(leg, Ending("diverged", "the loss is nan"))
+    assert not leg.trial.folder.exists("state.pt")
+    assert sweep.go(random.Random(0), most=12)
+    sweep.open()
+    sweep.ledger.open_for_resume(("failed", "diverged"))
+    sweep.ledger.settle()
+    assert sweep.go(random.Random(0), most=12)
+    record = {one.trial_id: one for one in read_run(sweep.run).records}[leg.trial.trial_id]
+    assert record.status in ("completed", "stopped")
+    assert [epoch["epoch"] for epoch in record.history] == list(range(1, record.epochs_trained + 1))
+    assert collections.Counter(sweep.trained())[f"{leg.trial.trial_id} 1"] == 2

@@ -15,7 +15,7 @@ from fairface_core.trial.reports import EpochReport
 from fairface_core.trial.writing import write_history, write_status
 from sweep.driving.ledger import Ledger
 from sweep.driving.placement import Placement
-from sweep.driving.trials import Leg
+from sweep.driving.trials import Leg, open_trial
 from sweep.driving.worker import Ending
 from sweep.plan.expand import make_plan
 from sweep.plan.plan import Plan
@@ -220,3 +220,21 @@ def test_fewer_than_eight_images_are_not_tried(tmp_path: Path) -> None:
     assert not ledger.ended(leg, Ending("oom", "CUDA out of memory", retry=True, at_once=15))
     assert leg.trial.status == "failed"
     assert leg.trial.reason == "oom: CUDA out of memory"
+
+
+def test_halving_takes_no_retry_of_a_crash_away(tmp_path: Path) -> None:
+    ledger, _ = make(tmp_path)  # max_retries is 2
+    leg = leg_of(ledger, Placement(64, 0))
+    for at_once in (64, 32):
+        assert ledger.ended(leg, Ending("oom", "CUDA out of memory", retry=True, at_once=at_once))
+    crash = Ending("crash", "its process was killed", retry=True)
+    assert [ledger.ended(leg, crash) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("trained", "at_most"), [(32, None), (16, 16)])
+def test_parts_that_the_space_asks_for_bring_nobody_down(tmp_path: Path, trained: int, at_most: int | None) -> None:
+    _, plan = make(tmp_path, fixed={"epochs": 4, "batch_size": 64, "micro_batch_size": 32})
+    record = read_run(open_folder(tmp_path / "run")).records[0]
+    record = dataclasses.replace(record, report={"provenance": {"micro_batch_size": trained}}, epochs_trained=1)
+    trial = open_trial(plan.trials[0], open_folder(tmp_path / "trial"), record, [])
+    assert trial.at_most == at_most

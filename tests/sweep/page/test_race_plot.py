@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from fairface_core.files.folder import open_folder
@@ -66,3 +67,10 @@ def test_the_page_draws_the_race_of_each_group_and_of_other_sweeps_none(tmp_path
     ] == ["resnet50", "vit_b_16"]
     assert "course" not in sections["fifo"]
     assert "course" in [key for key, _, _ in SECTIONS]
+
+
+def test_the_rungs_of_a_race_are_those_that_it_decides_at(tmp_path: Path) -> None:
+    for kind, rungs in (("race", (3,)), ("asha", (3, 7.5))):
+        run = raced(tmp_path / kind, kind)
+        scheduler = run.plan.scheduler.model_copy(update={"reduction_factor": 2.5})
+        assert replace(run, plan=run.plan.model_copy(update={"scheduler": scheduler})).rungs == rungs

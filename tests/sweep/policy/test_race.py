@@ -230,6 +230,17 @@ def test_a_late_configuration_races_against_what_was_decided() -> None:
     assert course.depths()["b1"] == 0, "who fell stays out"
 
 
+def test_a_seed_that_a_larger_space_puts_first_takes_no_value_away() -> None:
+    curves = flat(a=0.5, b=0.3, c=0.2)
+    course = Course({name: curves[name] for name in ("a1", "b1", "a2", "b2")}).run()
+    larger = Course(curves)
+    larger.states |= course.states
+    larger.states = {name: larger.states[name] for name in curves}
+    larger.run()
+    assert larger.choice.winner == "a"
+    assert larger.depths() == {"a0": 9, "b0": 0, "c0": 1, "a1": 9, "b1": 1, "c1": 0, "a2": 9, "b2": 0, "c2": 0}
+
+
 def test_decisions_survive_their_file() -> None:
     course = Course(flat(a=0.5, b=0.05)).run()
     for state in course.states.values():

@@ -13,7 +13,9 @@ from fairface_core.files.folder import open_folder
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.report import main
 from sweep.results.beside.ensembles import ensembles_of
+from sweep.results.bootstrap import Predictions
 from sweep.results.leaderboard import build_board
+from sweep.results.stats import compare
 from sweep.run_folder.records import read_run
 from tests.sweep.run_folders import BACKBONES, Shape, make_run
 from tests.sweep.test_report import Page
@@ -21,6 +23,7 @@ from tests.sweep.test_report import Page
 SHAPE = Shape(
     spaces=dict.fromkeys(("resnet50", "convnext_tiny"), (0.0003,)), epochs=4, num_val=400, num_test=300, asha=False
 )
+COLUMNS = ("age_true", "gender_true", "age_pred", "gender_pred")
 AGES, GENDER = [f"age_prob_{k}" for k in range(9)], [f"gender_prob_{k}" for k in range(2)]
 
 
@@ -99,10 +102,16 @@ def test_another_model_stands_beside_the_leader(run: Path, tmp_path: Path, capsy
     page = Page((run / "report.html").read_text())
     (row,) = page.tables["others"][1:]
     trial = frames_of(run, [sorted(p.name for p in (run / "trials").iterdir())[0]])
-    leader = build_board(read_run(open_folder(run))).ranked[0]
+    board = build_board(read_run(open_folder(run)))
+    leader = board.ranked[0]
     assert row[0][0] == "theirs"
     assert float(row[1][1]) == pytest.approx(mean_f1(trial, "test"), abs=1e-9)
     assert float(row[5][1]) == pytest.approx(mean_f1(trial, "test") - np.mean(leader.test_scores()), abs=1e-9)
+    others = board.lenders(leader)
+    assert others, "the other backbone knows how seeds vary too"
+    stranger = Predictions(*(trial[0][trial[0].split == "test"][name].to_numpy() for name in COLUMNS))
+    fair = compare([stranger], [one.test for one in leader.scored], lenders=[one.test_scores() for one in others])
+    assert float(row[6][1]) == pytest.approx(fair.low, abs=1e-9)
     assert f"theirs: test mean_f1 0.{row[1][0][2:]}" in capsys.readouterr().out
     assert len(page.tables["together"]) >= 4
     assert "published-results" not in page.tables, "the protocol of this run is not the official one"

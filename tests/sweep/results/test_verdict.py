@@ -296,3 +296,19 @@ def test_trials_of_different_data_or_code_are_a_caveat(tmp_path: Path) -> None:
     )
     _, verdict = judged(run)
     assert sum("digests differ" in caveat for caveat in verdict.caveats) == 2
+
+
+@pytest.mark.parametrize(("asked", "said"), [(None, True), (32, False)])
+def test_parts_of_a_batch_are_a_caveat_where_the_plan_asked_for_none(
+    tmp_path: Path, asked: int | None, said: bool
+) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    edit_json(
+        run / "plan.json", lambda plan: [t["config"].update(micro_batch_size=asked) for t in plan["trials"] if asked]
+    )
+    for trial in trials_of(run, "resnet50"):
+        edit_json(trial / "report.json", lambda r: r["provenance"].update(micro_batch_size=32))
+    _, verdict = judged(run)
+    found = [caveat for caveat in verdict.caveats if "Out of memory" in caveat]
+    assert len(found) == said
+    assert all("resnet50 (32 images)" in caveat for caveat in found)
