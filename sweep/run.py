@@ -114,7 +114,9 @@ def own_advice(problem: str) -> str:
         return f"--set {key}={value}" if value else f"--set {key}=..."
 
     return re.sub(
-        r"--(?P<name>[a-z]+(?:_[a-z]+)*)(?![\w-])(?: (?P<value>none|cpu|[A-Z]+(?:\.\w+)?\b|/\S+))?", reworded, problem
+        r"--(?P<name>[a-z]+(?:_[a-z]+)*)(?![\w-])(?: (?P<value>none|cpu|\d+\.\d+|[A-Z]+(?:\.\w+)?\b|/\S+))?",
+        reworded,
+        problem,
     )
 
 

@@ -107,6 +107,7 @@ def test_what_the_core_names_is_typed_at_sweep_run_too() -> None:
         ),
         ("; --image_root DIR adds a folder", "; --set data.image_root=DIR adds a folder"),
         ("--image_root /a/b allows it", "--set data.image_root=/a/b allows it"),
+        ("--margin 0.25 or --margin 1.25", "--set data.margin=0.25 or --set data.margin=1.25"),
         ("use --device cpu, or check", "use --set fixed.device=cpu, or check"),
         ("use a smaller --num_workers", "use a smaller --set fixed.num_workers=..."),
         ("use --on_bad_image skip", "use --on_bad_image skip"),
