@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 from benchmarks.measure import Sample, timed
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.dataset.prepare import Data, prepare_data
 from fairface_core.files.folder import open_folder
 from fairface_core.machine.device import choose_device, set_determinism

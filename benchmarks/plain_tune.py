@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.inputs import data_root
 from benchmarks.loops import Job, Loops
 from benchmarks.measure import Row, Sample, interleave, parser, processor_s, ratio_row, say, show, summary
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.dataset.prepare import prepare_data
 
 SPEED_GOAL, SHARE_GOAL = 1.5, 0.85

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.inputs import data_root
 from benchmarks.loops import Job
 from benchmarks.measure import Row, parser, ratio_row, say, show, summary
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.dataset.prepare import prepare_data
 from fairface_core.training.fit import fit
 from fairface_core.trial.reports import EpochReport

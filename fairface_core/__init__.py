@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairface_core.backbones import BACKBONES
-    from fairface_core.config import TrainConfig, make_config
+    from fairface_core.config.train_config import TrainConfig, make_config
     from fairface_core.dataset.prepare import prepare_data
     from fairface_core.errors import FairfaceError
     from fairface_core.labels import AGE_GROUPS, GENDERS
@@ -23,8 +23,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "fit": "training.fit",
-    "TrainConfig": "config",
-    "make_config": "config",
+    "TrainConfig": "config.train_config",
+    "make_config": "config.train_config",
     "TrialReport": "trial.reports",
     "EpochReport": "trial.reports",
     "BACKBONES": "backbones",

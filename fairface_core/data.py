@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairface_core.config import add_flags, config_from_flags, data_fields, default_cache_dir
+from fairface_core.config.flags import add_flags, config_from_flags
+from fairface_core.config.train_config import data_fields, default_cache_dir
 from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import one_line
 

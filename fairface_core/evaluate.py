@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairface_core.config import TrainConfig, add_flags, data_fields, identity_fields, make_config
+from fairface_core.config.flags import add_flags
+from fairface_core.config.train_config import TrainConfig, data_fields, identity_fields, make_config
 from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import CheckpointError, ConfigError, one_line, shown
 from fairface_core.trial.reports import skips

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairface_core.config import add_flags, data_fields
+from fairface_core.config.flags import add_flags
+from fairface_core.config.train_config import data_fields
 from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import CheckpointError, ConfigError, one_line
 

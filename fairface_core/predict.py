@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairface_core.config import add_flags, make_config
+from fairface_core.config.flags import add_flags
+from fairface_core.config.train_config import make_config
 from fairface_core.console import Parser, progress_bar, run_door
 from fairface_core.errors import ConfigError, DataError
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fairface_core.config import TrainConfig, add_flags, config_from_flags
+from fairface_core.config.flags import add_flags, config_from_flags
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.console import Parser, go_on_without_stdout, progress_bar, run_door
 from fairface_core.trial.reports import skips
 

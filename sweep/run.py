@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairface_core.config import TrainConfig, data_fields
+from fairface_core.config.train_config import TrainConfig, data_fields
 from fairface_core.console import Parser, go_on_without_stdout, run_door
 from fairface_core.errors import FairfaceError
 

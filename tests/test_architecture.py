@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fairface_core.config import TrainConfig, tunable_fields
+from fairface_core.config.train_config import TrainConfig, tunable_fields
 
 PROJECT = Path(__file__).resolve().parents[1]
 CORE = sorted((PROJECT / "fairface_core").rglob("*.py"))
@@ -288,7 +288,7 @@ def test_adding_a_backbone_is_one_entry() -> None:
     others = [p for p in CORE + SWEEP if name_of(p) != "fairface_core/backbones.py"]
     for name in BACKBONES:
         users = [name_of(p) for p in others if name in p.read_text(encoding="utf-8")]
-        # config.py holds the original script's default; comments may name a backbone whose figure they quote.
+        # train_config.py holds the original script's default; comments may name a backbone whose figure they quote.
         assert set(users) <= {
-            "fairface_core/config.py", "fairface_core/machine/device.py", "sweep/plan/expand.py", "sweep/space/load.py",
+            "fairface_core/config/train_config.py", "fairface_core/machine/device.py", "sweep/plan/expand.py", "sweep/space/load.py",
         }, (name, users)  # fmt: skip

@@ -106,6 +106,7 @@ def test_predicting(capsys: pytest.CaptureFixture[str], demo_root: Path) -> None
     assert rows["predicting.mobilenet_v3_small@32.command/constant"]["goal"] == 1.15
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("stage", ["core", pytest.param("sweep", marks=pytest.mark.ray)])
 def test_the_acceptance_of_a_gpu_rehearses_without_one(stage: str, tmp_path: Path) -> None:

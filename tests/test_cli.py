@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fairface_core.config import config_from_flags
+from fairface_core.config.flags import config_from_flags
 from fairface_core.train import make_parser
 
 ORIGINAL_DEFAULTS = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.manifest import Labels, Manifest, absent_classes, check_overlap, divide, read_labels
 from fairface_core.dataset.near import NearSummary, image_hash, near_pairs, summarize, told, write_pairs
 from fairface_core.dataset.rows import LabelFile, Rows, note_unreadable

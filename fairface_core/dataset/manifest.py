@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fairface_core.config import TrainConfig, data_fields, default_cache_dir
+from fairface_core.config.train_config import TrainConfig, data_fields, default_cache_dir
 from fairface_core.dataset.columns import open_csv
 from fairface_core.dataset.duplicates import file_digests, kept_of_duplicates
 from fairface_core.dataset.rows import LabelFile, Rows, digest_lines, read_rows, rows_of_parquet

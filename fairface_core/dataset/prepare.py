@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fairface_core.backbones import input_size
-from fairface_core.config import TrainConfig, data_fields, default_cache_dir
+from fairface_core.config.train_config import TrainConfig, data_fields, default_cache_dir
 from fairface_core.dataset.manifest import Manifest, load_manifest
 from fairface_core.dataset.rows import Rows, note_unreadable
 from fairface_core.errors import DataError, Problems

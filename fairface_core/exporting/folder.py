@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.prepare import Data, Split
 from fairface_core.errors import CheckpointError, ConfigError, StorageError
 from fairface_core.exporting.card import card_of, config_of, hub_results, json_text

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from fairface_core.backbones import BACKBONES
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import ConfigError
 from fairface_core.machine.provenance import cpu_features
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.errors import CheckpointError, ConfigError, StorageError, one_line
 from fairface_core.files.folder import Folder, open_folder, read_json
 from fairface_core.images.cache import cache_size_px

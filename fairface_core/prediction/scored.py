@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.manifest import load_manifest
 from fairface_core.dataset.prepare import Split
 from fairface_core.dataset.rows import Rows

@@ -6,7 +6,7 @@ A sweep's driver asks all of it and trains nothing: without torch it starts 2 s 
 from __future__ import annotations
 
 from fairface_core.backbones import check_image_size, check_micro_batch
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.prepare import data_key, prepare_data
 from fairface_core.errors import ConfigError, is_text, not_utf8
 from fairface_core.files.folder import open_folder

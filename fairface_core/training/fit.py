@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fairface_core.backbones import input_size
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.prepare import Data, Split, prepare_data
 from fairface_core.errors import CheckpointError, StorageError
 from fairface_core.files.folder import Folder, open_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.prepare import Split
 from fairface_core.images.cache import ImageCache
 from fairface_core.machine.pulse import beat

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fairface_core.config import identity_fields
+from fairface_core.config.train_config import identity_fields
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import Folder, read_json
 from fairface_core.trial.benchmark_csv import CONTRACT_COLUMNS

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.prepare import Data
 from fairface_core.errors import CheckpointError, TrainingDiverged
 from fairface_core.files.folder import Folder, write_json

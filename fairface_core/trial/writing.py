@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fairface_core.config import TrainConfig, identity_fields
+from fairface_core.config.train_config import TrainConfig, identity_fields
 from fairface_core.files.folder import Folder, csv_bytes, write_json
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.scoring.audit import subgroup_audit

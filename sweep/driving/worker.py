@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 import fairface_core
-from fairface_core.config import TrainConfig, default_cache_dir, make_config
+from fairface_core.config.train_config import TrainConfig, default_cache_dir, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError, TrainingDiverged
 from fairface_core.files.folder import open_folder
 from fairface_core.trial.reading import read_history

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
 from fairface_core.machine.gpu_probe import probe_gpus

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fairface_core.backbones import relative_cost
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from sweep.plan.names import short_keys, trial_name
 from sweep.plan.plan import Plan, PlannedTrial, space_difference, varying_keys

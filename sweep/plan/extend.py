@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from sweep.plan.plan import Plan, PlannedTrial, space_difference
 from sweep.space.spec import SEED
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fairface_core.config import validation_problem
+from fairface_core.config.wording import validation_problem
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
 from sweep.space.spec import EQUAL_WITHIN, SEED, SchedulerSpec

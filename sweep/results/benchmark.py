@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import FairfaceError
 from fairface_core.files.folder import Folder
 from fairface_core.trial.benchmark_csv import CONTRACT_COLUMNS, benchmark_row

@@ -31,7 +31,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from fairface_core.backbones import BACKBONES
-from fairface_core.config import TrainConfig, absolute_path
+from fairface_core.config.train_config import TrainConfig, absolute_path
 from fairface_core.errors import shown
 from sweep.space.yaml_nodes import core_scalar
 

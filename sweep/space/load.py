@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fairface_core.config import TrainConfig, unknown_key, validation_problem
+from fairface_core.config.train_config import TrainConfig
+from fairface_core.config.wording import unknown_key, validation_problem
 from fairface_core.errors import ConfigError, shown
 from sweep.space.distributions import BUDGET, Grid
 from sweep.space.overrides import FLAGS, apply_overrides

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPyda
 from pydantic.json_schema import GenerateJsonSchema
 
 from fairface_core.backbones import BACKBONES
-from fairface_core.config import TrainConfig, data_fields, identity_fields, tunable_fields
+from fairface_core.config.train_config import TrainConfig, data_fields, identity_fields, tunable_fields
 from fairface_core.errors import shown
 from sweep.space.distributions import (
     BACKBONE,

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from fairface_core.config import nearest
+from fairface_core.config.wording import nearest
 from fairface_core.errors import ConfigError, shown
 from fairface_core.files.regular import read_regular
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 HEADER = "file,age,gender,race,service_test"

@@ -161,6 +161,7 @@ def test_real_images_score_the_same_at_224(real_data: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(predictions, expected["predictions"])
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_images_score_nearly_the_same_at_384(real_data: Path, tmp_path: Path) -> None:
     """Ours are enlarged from 224 to 384 on the device, the original's by Pillow.

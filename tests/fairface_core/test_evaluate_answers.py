@@ -138,7 +138,7 @@ def test_the_same_answers_in_other_words_score_the_same(
 
 
 def _test_files(root: Path) -> list[str]:
-    from fairface_core.config import make_config
+    from fairface_core.config.train_config import make_config
     from fairface_core.dataset.manifest import load_manifest
 
     return load_manifest(make_config({"root": str(root)})).test.file.tolist()

@@ -13,8 +13,8 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 INSTRUMENTED = {
-    "space": ["sweep", "fairface_core.config"],
-    "yaml": ["yaml", "sweep", "fairface_core.config"],
+    "space": ["sweep", "fairface_core.config.train_config"],
+    "yaml": ["yaml", "sweep", "fairface_core.config.train_config"],
     "csv": [
         f"fairface_core.dataset.{name}"
         for name in ("table", "rows", "spelling", "spreadsheet_dates", "image_finder", "manifest")
@@ -57,7 +57,7 @@ def check_lines(problems: tuple[str, ...]) -> None:
 def yaml_target(folder: Path) -> Callable[[bytes], str]:
     import yaml
 
-    from fairface_core.config import make_config
+    from fairface_core.config.train_config import make_config
     from fairface_core.errors import ConfigError
     from sweep.plan.expand import make_plan
     from sweep.plan.plan import Plan, space_difference
@@ -141,7 +141,7 @@ def space_target(folder: Path) -> Callable[[bytes], str]:
 
 
 def csv_target(folder: Path) -> Callable[[bytes], str]:
-    from fairface_core.config import make_config
+    from fairface_core.config.train_config import make_config
     from fairface_core.dataset.manifest import load_manifest
     from fairface_core.errors import DataError
     from fairface_core.labels import AGE_GROUPS, GENDERS

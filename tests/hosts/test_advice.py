@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import sweep.report
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from sweep.run import make_parser, own_advice
 from tests.sweep.fake_sweeps import PROJECT
 
@@ -119,6 +119,7 @@ def test_the_words_of_a_sweep(core: str, own: str) -> None:
     assert own_advice(core) == own
 
 
+@pytest.mark.slow
 def test_each_variable_that_is_named_is_on_the_page() -> None:
     page = (PROJECT / "docs" / "environment.md").read_text(encoding="utf-8")
     found = [
@@ -136,7 +137,7 @@ def test_each_command_that_is_named_is_there() -> None:
 
 
 def test_the_advice_on_caches_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairface_core.config import default_cache_dir
+    from fairface_core.config.train_config import default_cache_dir
 
     monkeypatch.setenv("FAIRFACE_CACHE_DIR", str(tmp_path))
     assert default_cache_dir() == tmp_path

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.errors import CheckpointError, FairfaceError
 from fairface_core.evaluate import main
 from fairface_core.files.tensors import unwrap

@@ -58,6 +58,7 @@ def sweep(writable: Path, *words: str, before: tuple[str, ...] = ()) -> subproce
     return inside(writable, *before, sys.executable, "-m", "sweep.run", *space, *SMALL, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_quickstart_runs_with_a_cache_and_a_storage_alone(writable: Path) -> None:
     done = sweep(writable)

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from fairface_core.backbones import BACKBONES
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.errors import ConfigError
 from fairface_core.train import main
 from fairface_core.training.batches import parts

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.errors import ConfigError
 from tests.hosts.commands import TINY, python, run, train
 

@@ -63,6 +63,7 @@ def slow_space(storage: Path, folder: Path) -> Path:
     return fake_sweeps.write_space(folder, space={"backbone": {"grid": ["resnet18"]}, "seed": {"grid": [41]}})
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("number", "to_all", "lost"),
@@ -110,6 +111,7 @@ def test_a_sweep_stops_in_order(number: int, to_all: bool, lost: str, storage: P
     assert f'"exit_code": {128 + number}' in (storage / "run" / "sweep.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_under_nohup_outlives_its_terminal(storage: Path, tmp_path: Path) -> None:
     words = command(slow_space(storage, tmp_path), storage)

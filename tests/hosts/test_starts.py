@@ -119,6 +119,7 @@ def test_the_last_words_are_those_that_say_why(tmp_path: Path) -> None:
     assert last_words(tmp_path / "none") == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_ray_that_fails_says_why_and_the_same_command_works_later(storage: Path, tmp_path: Path) -> None:  # noqa: F811
     space = fake_sweeps.write_space(tmp_path, **ONE)
@@ -137,6 +138,7 @@ def test_a_ray_that_fails_says_why_and_the_same_command_works_later(storage: Pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_unnamed_sweeps_at_once_both_run(storage: Path, tmp_path: Path) -> None:  # noqa: F811
     space = fake_sweeps.write_space(tmp_path, **ONE)

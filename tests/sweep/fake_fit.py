@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import CheckpointError, DataError, StorageError, TrainingDiverged
 from fairface_core.files.folder import Folder, open_folder, read_json, write_json
 from fairface_core.machine import pulse

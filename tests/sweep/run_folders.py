@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.files.folder import open_folder, read_json, write_json
 from fairface_core.trial.reports import EpochReport
 from fairface_core.trial.writing import (

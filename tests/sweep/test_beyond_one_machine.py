@@ -125,6 +125,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_sweep_in_an_object_store_and_its_resume(tmp_path: Path, bucket: str) -> None:
     from fairface_core.files.folder import open_folder, read_json

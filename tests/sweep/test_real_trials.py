@@ -45,6 +45,7 @@ def without_times(folder: Folder) -> dict[str, object]:
 TIMES = ("train_s", "eval_s", "images_per_s", "peak_memory_gib", "write_wait_s")
 
 
+@pytest.mark.slow
 def test_a_reused_actor_a_fresh_process_and_a_one_off_run_are_equal(demo_root: Path, tmp_path: Path) -> None:
     ledger, seen = fake_sweeps.run_sweep(
         tmp_path / "s", fit=FIT, root=str(demo_root), fixed=FIXED, max_legs=1,

@@ -215,6 +215,7 @@ def test_a_killed_driver_leaves_no_process_and_its_lock_is_taken_over(storage: P
     assert len(rows) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_failures_are_told_with_their_reasons(storage: Path, tmp_path: Path) -> None:
     space = fake_sweeps.write_space(tmp_path, space={"backbone": {"grid": ["resnet18"]}, "seed": {"grid": [41]}})

@@ -99,6 +99,7 @@ def test_reporting_runs_nothing_of_a_folder(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_resuming_runs_nothing_of_a_folder(tmp_path: Path) -> None:
     """The whole command, with the fake fit: everything but the training itself."""

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.manifest import read_labels
 from fairface_core.dataset.rows import LabelFile
 from fairface_core.errors import DataError, Problems, StorageError

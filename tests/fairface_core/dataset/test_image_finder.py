@@ -316,7 +316,7 @@ from pathlib import Path
 from PIL import Image
 from fairface_core.images.cache import open_cache
 from fairface_core.dataset.check import check_data
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import DataError
 from fairface_core.dataset.manifest import load_manifest
 

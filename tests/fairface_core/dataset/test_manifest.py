@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairface_core.config import TrainConfig, data_fields, make_config
+from fairface_core.config.train_config import TrainConfig, data_fields, make_config
 from fairface_core.dataset.manifest import Manifest, load_manifest, read_labels
 from fairface_core.dataset.rows import Rows, digest_lines
 from fairface_core.dataset.split import strata, stratified_split

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.manifest import Manifest, load_manifest
 from fairface_core.dataset.prepare import Data, prepare_data
 from fairface_core.dataset.sources.pack import pack_data

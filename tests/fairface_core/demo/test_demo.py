@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fairface_core.config import TrainConfig
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.check import check_data
 from fairface_core.dataset.manifest import load_manifest
 from fairface_core.dataset.rows import Rows

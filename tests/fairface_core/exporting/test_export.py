@@ -55,6 +55,7 @@ def exported(model: Path, root: Path, out: Path, *more: str) -> int:
     return main(["--model", str(model), "--root", str(root), "--out", str(out), "--num_workers", "1", *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.timeout(600)
 def test_every_backbone_goes_through_onnx_at_batch_1_7_and_64(
@@ -88,6 +89,7 @@ def test_the_graph_takes_images_of_the_size_that_training_decoded_them_to(
     assert config["test"]["metrics"]["mean_f1"] == pytest.approx(report["test_metrics"]["mean_f1"], abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_folder_is_all_that_a_stranger_needs(
     demo_root: Path, trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +151,7 @@ def test_the_folder_is_all_that_a_stranger_needs(
     assert (out / "model_int8.onnx").stat().st_size < 0.35 * (out / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "float"])
 def test_images_are_enlarged_inside_and_either_input_is_taken(demo_root: Path, tmp_path: Path, kind: str) -> None:
     model = untrained(tmp_path / "best.pt", "mobilenet_v3_small", 256)
@@ -212,6 +215,7 @@ def test_a_file_with_one_wrong_weight_is_refused_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_smaller_model_that_costs_too_much_is_refused(
     demo_root: Path, trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.errors import CheckpointError, FairfaceError, WeightsError
 from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors
 from fairface_core.model.network import AgeGenderModel, build_model, load_weights

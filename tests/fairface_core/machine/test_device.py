@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairface_core.backbones import BACKBONES
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from fairface_core.machine import device as device_module
 from fairface_core.machine.device import choose_amp_dtype, choose_device, cuda_refusal, set_determinism

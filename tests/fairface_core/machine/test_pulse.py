@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.machine import pulse
 from fairface_core.training.fit import fit
 

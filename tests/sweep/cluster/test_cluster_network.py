@@ -68,6 +68,7 @@ def ask(url: str, *, method: str = "GET", token: str | None = None, body: bytes 
         return code
 
 
+@pytest.mark.slow
 def test_while_a_sweep_runs_every_socket_is_on_the_loopback_interface(held: Cluster, tmp_path: Path) -> None:
     seen: list[tuple[str, str, int]] = []
 

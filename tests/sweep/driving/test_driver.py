@@ -124,6 +124,7 @@ def test_a_race_goes_on_without_those_that_it_loses(tmp_path: Path, what: str) -
         assert 3e-4 not in full
 
 
+@pytest.mark.slow
 def test_an_actor_that_cannot_be_used_again_costs_no_trial(tmp_path: Path) -> None:
     """Ray sets the next trial of such an actor to ERROR and tells nobody."""
     asha = {"kind": "asha", "grace_epochs": 1, "reduction_factor": 3, "confirm": False}

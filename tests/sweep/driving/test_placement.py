@@ -107,6 +107,7 @@ def busy(runs: list[Run], moment: float) -> float:
     return sum(run.gpu for run in runs if run.began <= moment < run.ended)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_fractions_and_overrides_fill_the_gpus_and_no_more(ray_with_gpus: None, tmp_path: Path) -> None:
     runs = run_and_time(

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import sweep.driving.ledger as ledger_module
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.files.folder import open_folder
 from fairface_core.trial.reports import EpochReport
 from sweep.driving.ledger import STATE_FILES, Ledger

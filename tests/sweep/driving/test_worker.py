@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairface_core.config import make_config
+from fairface_core.config.train_config import make_config
 from fairface_core.errors import CheckpointError, ConfigError, StorageError, TrainingDiverged
 from fairface_core.files.folder import open_folder, read_json
 from fairface_core.machine.device import cuda_refusal

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairface_core.backbones import BACKBONES, relative_cost
-from fairface_core.config import TrainConfig, make_config
+from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from sweep.plan.expand import MAX_TRIALS_EVER, count_trials, make_plan
 from sweep.plan.plan import Plan, space_difference

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairface_core.config import TrainConfig, identity_fields, tunable_fields
+from fairface_core.config.train_config import TrainConfig, identity_fields, tunable_fields
 from fairface_core.demo.folder import demo_root
 from fairface_core.errors import ConfigError
 from sweep.plan.expand import make_plan

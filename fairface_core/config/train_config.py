@@ -6,20 +6,17 @@ this class, so they cannot drift apart. Nothing here imports torch.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import re
-import types
 import typing
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fairface_core.config.wording import nearest, unknown_key, validation_problem
 from fairface_core.errors import ConfigError, is_text, not_utf8, shown
 
 # Fields that came after the first release: they enter digests only where they are set.
@@ -242,7 +239,7 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
     Raises:
         ConfigError: With one line for each unknown key or value out of range.
     """
-    # Imported here: backbones.py needs no torch either, but config.py stays at the bottom of the house.
+    # Imported here: backbones.py needs no torch either, but the config stays at the bottom of the house.
     from fairface_core.backbones import BACKBONES, check_image_size, check_micro_batch
 
     problems = [
@@ -273,71 +270,6 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         raise ConfigError(problems)
     assert config is not None
     return config
-
-
-def validation_problem(name: str, item: Mapping[str, Any]) -> str:
-    """Word one of the items of a pydantic error: `lr = -1: input should be greater than 0`.
-
-    Args:
-        name: What the person who wrote the value calls it.
-        item: One of `ValidationError.errors()`.
-    """
-    message = item["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
-    value = item["input"]
-    hint = ""
-    if item["type"] == "literal_error" and isinstance(value, str):
-        hint = nearest(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
-    return f"{name} = {shown(value, 200)}: {message[:1].lower()}{message[1:]}{hint}"
-
-
-def nearest(word: str, accepted: typing.Iterable[str]) -> str:
-    """Return `' (did you mean "x"?)'` for the closest accepted word, or nothing."""
-    close = get_close_matches(str(word), list(accepted), n=1)
-    return f' (did you mean "{close[0]}"?)' if close else ""
-
-
-def unknown_key(where: str, key: object, accepted: typing.Iterable[str]) -> str:
-    """Word the message for a key that nothing takes."""
-    accepted = list(accepted)
-    return f"{where}: unknown key {key!r}{nearest(str(key), accepted)}; accepted: {', '.join(accepted)}"
-
-
-def add_flags(parser: argparse.ArgumentParser, *, only: Sequence[str] | None = None) -> None:
-    """Add one flag for each field (or for those named in `only`).
-
-    The default of every flag is `argparse.SUPPRESS`, so that the parsed namespace holds just what the user
-    typed and the defaults stay in one place.
-    """
-    for name, field in TrainConfig.model_fields.items():
-        if only is not None and name not in only:
-            continue
-        shown = "" if field.default in (None, "", ()) else f" [{field.default}]"
-        text = f"{field.description}{shown}"
-        annotation = field.annotation
-        if annotation is bool:
-            parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
-        elif typing.get_origin(annotation) is tuple:
-            parser.add_argument(f"--{name}", action="append", default=argparse.SUPPRESS, help=text, metavar="DIR")
-        else:
-            choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else None
-            parser.add_argument(
-                f"--{name}",
-                default=argparse.SUPPRESS,
-                help=text,
-                choices=choices,
-                metavar=None if choices else _metavar(annotation),
-            )
-
-
-def _metavar(annotation: Any) -> str:
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    return {int: "N", float: "X"}.get(annotation, "TEXT")
-
-
-def config_from_flags(namespace: argparse.Namespace, *, where: str = "command line") -> TrainConfig:
-    """Build a TrainConfig from the flags that `add_flags` made; other attributes are ignored."""
-    return make_config({k: v for k, v in vars(namespace).items() if k in TrainConfig.model_fields}, where=where)
 
 
 def default_cache_dir() -> Path:
