@@ -129,11 +129,9 @@ def _show(result: Mapping[str, Any], name: str, arguments: argparse.Namespace) -
 def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, where: str) -> dict[str, Any]:
     from fairface_core.backbones import input_size
     from fairface_core.dataset.prepare import prepare_data
-    from fairface_core.labels import AGE_GROUPS, GENDERS
     from fairface_core.machine.device import choose_amp_dtype, choose_device, choose_memory_format
     from fairface_core.model.network import AgeGenderModel, load_weights
-    from fairface_core.model.objective import class_weights
-    from fairface_core.prediction.scored import further_facts
+    from fairface_core.prediction.scored import further_facts, loss_weights
     from fairface_core.scoring.metrics import split_metrics
     from fairface_core.training.inference import checkpoint_batch_size, predict
     from fairface_core.trial.writing import scored_details
@@ -157,11 +155,10 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
             f"{where}: its weights give outputs that are not finite; it is damaged, or training had diverged; "
             "no score is given for it"
         )
-    train = data.train.rows
     metrics = split_metrics(
         logits,
         split.rows,
-        class_weights=(class_weights(train.age, len(AGE_GROUPS)), class_weights(train.gender, len(GENDERS))),
+        class_weights=loss_weights(data.train.rows),
         age_loss_weight=config.age_loss_weight,
         batch_size=config.batch_size,
     )

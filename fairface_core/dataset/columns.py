@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,19 @@ def open_csv(path: Path, problems: Problems, *, img_col: str) -> OpenedCsv | Non
     return OpenedCsv(table, columns)
 
 
+def image_columns(header: Sequence[str], img_col: str) -> list[int]:
+    """Return the columns that can hold the image: spelled as the user did, in any case, or by a usual name."""
+    folded = [name.strip().casefold() for name in header]
+    exact = [i for i, name in enumerate(header) if name == img_col]
+    named = exact or [i for i, name in enumerate(folded) if name == img_col.strip().casefold()]
+    return named or [i for i, name in enumerate(folded) if name in IMAGE_COLUMNS]
+
+
 def _columns(table: Table, img_col: str, problems: Problems) -> dict[str, int] | None:
     """Return role -> column index; None where the age or gender is played by no column, or a role by two."""
     folded = [name.strip().casefold() for name in table.header]
-    exact = [i for i, name in enumerate(table.header) if name == img_col]
-    image = exact or [i for i, name in enumerate(folded) if name == img_col.strip().casefold()]
     matches = {
-        "image": image or [i for i, name in enumerate(folded) if name in IMAGE_COLUMNS],
+        "image": image_columns(table.header, img_col),
         "age": [i for i, name in enumerate(folded) if name in AGE_COLUMNS],
         "gender": [i for i, name in enumerate(folded) if name in GENDER_COLUMNS],
         "race": [i for i, name in enumerate(folded) if name == "race"],

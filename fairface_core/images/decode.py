@@ -82,29 +82,8 @@ class ImageFacts:
     orientation: int = 1
 
 
-def decode_image(path: str, *, allow_large: bool = True) -> Image.Image:
-    """Decode one image file exactly as `PIL.Image.open(path).convert("RGB")` does, if it is accepted.
-
-    Refused by name: what is not a regular file (a folder, a FIFO, a loop of links), empty and truncated files, what is
-    no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and gray of more than 8 bits. Of an animation the
-    first frame is taken. EXIF rotation is not applied, as in the original script.
-
-    Args:
-        path: The file.
-        allow_large: Whether to decode images above 4 million pixels; they take turns.
-
-    Returns:
-        The image in mode RGB at its own size.
-
-    Raises:
-        LargeImage: If it is large and `allow_large` is False.
-        ImageError: Naming the path and the reason.
-    """
-    return image_from_bytes(read_bytes(path), path, allow_large=allow_large)[0]
-
-
 def decode_into(raw: bytes, path: str, size_px: int, out: np.ndarray, *, allow_large: bool = True) -> None:
-    """Decode one image file into its place; the pixels and the refusals are those of `decode_image`.
+    """Decode one image file into its place; the pixels and the refusals are those of `image_from_bytes`.
 
     Args:
         raw: The file's bytes.
@@ -125,7 +104,18 @@ def decode_into(raw: bytes, path: str, size_px: int, out: np.ndarray, *, allow_l
 
 
 def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tuple[Image.Image, ImageFacts]:
-    """Decode the content of an image file and say what it was; see `decode_image`.
+    """Decode the content of an image file exactly as `PIL.Image.open(path).convert("RGB")` does, if it is accepted.
+
+    Refused by name: what is truncated, no image or of a format outside `FORMATS`, more than `MAX_PIXELS`, and gray of
+    more than 8 bits. Of an animation the first frame is taken. EXIF rotation is not applied, as in the original script.
+
+    Args:
+        raw: The file's bytes.
+        path: What to call it.
+        allow_large: Whether to decode images above 4 million pixels; they take turns.
+
+    Returns:
+        The image in mode RGB at its own size, and what the file said of itself.
 
     Raises:
         LargeImage: If it is large and `allow_large` is False.
@@ -162,7 +152,7 @@ def bytes_of(place: str, raw: Raw) -> bytes:
 
 
 def read_bytes(path: str) -> bytes:
-    """Return the bytes of a regular file; never waits on a FIFO or a device.
+    """Return the bytes of a regular file; never waits on a FIFO or a device, follows no loop of links.
 
     Raises:
         ImageError: Naming the path and the reason.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairface_core.dataset.columns import AGE_COLUMNS, GENDER_COLUMNS, IMAGE_COLUMNS
+from fairface_core.dataset.columns import AGE_COLUMNS, GENDER_COLUMNS, IMAGE_COLUMNS, image_columns
 from fairface_core.dataset.spelling import parse_age, parse_gender
 from fairface_core.dataset.table import Table, read_table
 from fairface_core.errors import DataError, Problems, shown
@@ -85,7 +85,7 @@ class _Reader:
     def __init__(self, table: Table, img_col: str, problems: Problems) -> None:
         self.table, self.problems = table, problems
         self.folded = [name.casefold() for name in table.header]
-        image = self._columns((img_col,)) or self._columns(IMAGE_COLUMNS)
+        image = image_columns(table.header, img_col)
         self.labels: dict[str, int] = {}
         self.shares: dict[str, list[int]] = {}
         for task, classes, names, _ in _TASKS:

@@ -47,7 +47,7 @@ def score_answers(path: Path, config: TrainConfig, split_name: str) -> dict[str,
     metrics = split_metrics(
         logits,
         scored,
-        class_weights=_loss_weights(manifest.train),
+        class_weights=loss_weights(manifest.train),
         age_loss_weight=config.age_loss_weight,
         batch_size=config.batch_size,
     )
@@ -90,7 +90,8 @@ def further_facts(age: np.ndarray, gender: np.ndarray, rows: Rows, protocol: str
     return facts
 
 
-def _loss_weights(train: Rows) -> tuple[np.ndarray, np.ndarray]:
+def loss_weights(train: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Return the loss's class weights of age [9] and gender [2], as training counts them."""
     # Imported here: it imports torch, which nothing else of this needs.
     from fairface_core.model.objective import class_weights
 

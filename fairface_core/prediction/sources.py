@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from fairface_core.dataset.columns import IMAGE_COLUMNS
+from fairface_core.dataset.columns import IMAGE_COLUMNS, image_columns
 from fairface_core.dataset.image_finder import ImageFinder
 from fairface_core.dataset.table import read_table
 from fairface_core.errors import Problems, shown
@@ -126,9 +126,7 @@ def _of_table(path: Path, root: Path, img_col: str, problems: Problems) -> list[
     table = read_table(path, problems, name=str(path))
     if table is None:
         return []
-    folded = [name.casefold() for name in table.header]
-    columns = [i for i, name in enumerate(folded) if name == img_col.strip().casefold()]
-    columns = columns or [i for i, name in enumerate(folded) if name in IMAGE_COLUMNS]
+    columns = image_columns(table.header, img_col)
     if len(columns) != 1:
         names = ", ".join(dict.fromkeys((img_col, *IMAGE_COLUMNS)))
         problems.add(

@@ -11,10 +11,15 @@ from typing import Any
 from PIL import Image
 
 from fairface_core.config.train_config import TrainConfig, make_config
+from fairface_core.images.decode import image_from_bytes, read_bytes
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 HEADER = "file,age,gender,race,service_test"
 CELLS = tuple(itertools.product(AGE_GROUPS, GENDERS))
+
+
+def decoded_file(path: str, **options: Any) -> Image.Image:
+    return image_from_bytes(read_bytes(path), path, **options)[0]
 
 
 @dataclass(frozen=True)

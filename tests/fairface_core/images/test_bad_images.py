@@ -22,8 +22,8 @@ from PIL import Image
 from fairface_core.data import main
 from fairface_core.dataset.check import check_data
 from fairface_core.images.cache import open_cache
-from fairface_core.images.decode import FORMATS, MAX_PIXELS, ImageError, decode_image
-from tests.fairface_core.small_data import DataRoot
+from fairface_core.images.decode import FORMATS, MAX_PIXELS, ImageError
+from tests.fairface_core.small_data import DataRoot, decoded_file
 
 ACCEPTED = ", ".join(FORMATS)
 SIZE = 64
@@ -183,7 +183,7 @@ def test_the_decoder_and_the_cache_agree_with_the_check(data_root: DataRoot, nam
     good = str(data_root.path / "val/1.jpg")
     cache_dir = data_root.path.parent / "cache"
     if isinstance(expected, Accepted):
-        image = decode_image(path)
+        image = decoded_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF
             with Image.open(path) as original:
@@ -195,7 +195,7 @@ def test_the_decoder_and_the_cache_agree_with_the_check(data_root: DataRoot, nam
         np.testing.assert_array_equal(cache.images[cache.rows(np.array([path]))[0]], np.asarray(resized))
     else:
         with pytest.raises(ImageError) as caught:
-            decode_image(path)
+            decoded_file(path)
         assert expected.reason in caught.value.reason
         assert caught.value.path == path
         cache = open_cache([path, good], 8, cache_dir=cache_dir, num_workers=1)
@@ -263,7 +263,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(
     open_files = num_open_files()
     for _ in range(3):
         with pytest.raises(ImageError, match=in_decoder):
-            decode_image(str(path))
+            decoded_file(str(path))
     assert num_open_files() == open_files
 
 

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from fairface_core.images import decode as images
-from fairface_core.images.decode import ImageError, LargeImage, decode_image
+from fairface_core.images.decode import ImageError, LargeImage
+from tests.fairface_core.small_data import decoded_file
 
 
 def photo(width: int = 40, height: int = 30) -> Image.Image:
@@ -77,7 +78,7 @@ def test_accepted_files_have_the_pixels_of_the_original_script(name: str, tmp_pa
     path.write_bytes(ACCEPTED[name]())
     with Image.open(path) as opened:
         expected = opened.convert("RGB")
-    got = decode_image(str(path))
+    got = decoded_file(str(path))
     assert got.mode == "RGB"
     assert np.array_equal(np.asarray(got), np.asarray(expected))
 
@@ -86,7 +87,7 @@ def test_accepted_files_have_the_pixels_of_the_original_script(name: str, tmp_pa
 def test_accepted_files_warn_of_nothing(name: str, tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(ACCEPTED[name]())
-    assert decode_image(str(path)).size[0] >= 1  # warnings are errors here
+    assert decoded_file(str(path)).size[0] >= 1  # warnings are errors here
 
 
 def test_facts_say_what_was_stored() -> None:
@@ -128,7 +129,7 @@ def test_refused_files_are_named_with_the_reason(name: str, tmp_path: Path) -> N
     path = tmp_path / "image.jpg"
     path.write_bytes(make())
     with pytest.raises(ImageError) as caught:
-        decode_image(str(path))
+        decoded_file(str(path))
     assert reason in caught.value.reason
     assert str(caught.value).startswith(f"{path}: ")
 
@@ -141,7 +142,7 @@ def test_files_cut_short_are_refused(kind: str, percent: int, tmp_path: Path) ->
     path = tmp_path / "image.jpg"
     path.write_bytes(raw[: len(raw) * percent // 100])
     with pytest.raises(ImageError):
-        decode_image(str(path))
+        decoded_file(str(path))
 
 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
         (tmp_path / ("long" * 100), "name too long"),
     ):
         with pytest.raises(ImageError) as caught:
-            decode_image(str(path))
+            decoded_file(str(path))
         assert reason.lower() in caught.value.reason.lower()
 
 
@@ -170,15 +171,15 @@ def test_a_file_that_is_too_big_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(images.MAX_FILE_BYTES + 1)
     with pytest.raises(ImageError, match="256 MiB; accepted up to 256 MiB"):
-        decode_image(str(path))
+        decoded_file(str(path))
 
 
 def test_large_images_can_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(encoded(Image.new("RGB", (2100, 2100), "red"), "JPEG"))
     with pytest.raises(LargeImage):
-        decode_image(str(path), allow_large=False)
-    assert decode_image(str(path)).size == (2100, 2100)
+        decoded_file(str(path), allow_large=False)
+    assert decoded_file(str(path)).size == (2100, 2100)
 
 
 def test_threads_may_decode_at_once(tmp_path: Path) -> None:
@@ -187,13 +188,13 @@ def test_threads_may_decode_at_once(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(make())
         paths.append(path)
-    expected = [np.asarray(decode_image(str(path))) for path in paths]
+    expected = [np.asarray(decoded_file(str(path))) for path in paths]
     wrong: list[Path] = []
 
     def work() -> None:
         for _ in range(10):
             for path, pixels in zip(paths, expected, strict=True):
-                if not np.array_equal(np.asarray(decode_image(str(path))), pixels):
+                if not np.array_equal(np.asarray(decoded_file(str(path))), pixels):
                     wrong.append(path)
 
     crowd = [threading.Thread(target=work) for _ in range(4)]
