@@ -15,6 +15,8 @@ CONFIDENCE = 0.95
 # Draws behind "what gap would equally good groups show": p-values in steps of 1/2000, about 3 ms an axis.
 _CHANCE_DRAWS = 1999
 _CHANCE_SEED = 0
+# The first age group above the border: 20-29.
+_OLDER = AGE_GROUPS.index("20-29")
 _NOT_GIVEN = {"", "nan", "none", "<na>"}
 
 
@@ -73,6 +75,11 @@ def subgroup_audit(
         the groups of at least `min_images` images alone; None where fewer than two are left. Groups of a few hundred
         images differ by chance, so a gap stands beside `by_chance`, the mean gap of groups that are all equally
         accurate, and `p_value`, the share of such draws whose gap is at least as large.
+
+        `border`: answers on the other side of 20, where the groups `younger` and `older` meet: `by`: {axis: rows} for
+        `all`, `gender`, `race`, `race_x_gender`. A row: group; `false_older`, the share of images labelled 19 or younger
+        that are answered 20 or older, its count of images `false_older_n` and Wilson interval; `false_younger`, the
+        reverse. FairFace has no line at 18 and its labels are impressions: this is no error rate of an age check.
     """
     assert len(age) > 0, "an audit needs images"
     arrays = (age_pred, gender_pred, age, gender)
@@ -103,6 +110,15 @@ def subgroup_audit(
     }
     if race is not None:
         audit["race_not_given"] = not_given
+    audit["border"] = {
+        "younger": AGE_GROUPS[_OLDER - 1],
+        "older": AGE_GROUPS[_OLDER],
+        "by": {
+            axis: [_border_row(label, age_pred[mask], age[mask]) for label, mask in masks.items() if mask.any()]
+            for axis, masks in ({"all": {"all": everyone}} | groups).items()
+            if axis != "age"
+        },
+    }
     for fact in ("worst_group", "largest_gap", "max_log_ratio_disparity"):
         audit[fact] = {
             axis: {metric: facts[fact] for metric, facts in metrics.items()} for axis, metrics in compared.items()
@@ -119,6 +135,19 @@ def _row(label: str, mask: np.ndarray, arrays: tuple[np.ndarray, ...]) -> dict[s
         low, high = wilson(right, n)
         row |= {f"{task}_acc": right / n, f"{task}_acc_low": low, f"{task}_acc_high": high}
         row[f"{task}_f1m"] = _group_macro_f1(confusion(pred, truth, k))
+    return row
+
+
+def _border_row(label: str, age_pred: np.ndarray, age: np.ndarray) -> dict[str, Any]:
+    row: dict[str, Any] = {"group": label}
+    answered_older, labelled_older = age_pred >= _OLDER, age >= _OLDER
+    for name, crossed, base in (
+        ("false_older", answered_older & ~labelled_older, ~labelled_older),
+        ("false_younger", ~answered_older & labelled_older, labelled_older),
+    ):
+        n, wrong = int(base.sum()), int(crossed.sum())
+        low, high = wilson(wrong, n) if n else (None, None)
+        row |= {f"{name}_n": n, name: wrong / n if n else None, f"{name}_low": low, f"{name}_high": high}
     return row
 
 

@@ -107,11 +107,30 @@ class _LargestGap(_Checked):
     p_value: Share | None = None
 
 
+class _BorderRow(_Checked):
+    group: str
+    false_older_n: Count
+    false_older: Share | None
+    false_older_low: Share | None
+    false_older_high: Share | None
+    false_younger_n: Count
+    false_younger: Share | None
+    false_younger_low: Share | None
+    false_younger_high: Share | None
+
+
+class _Border(_Checked):
+    younger: str
+    older: str
+    by: dict[str, list[_BorderRow]]
+
+
 class _Subgroups(_Checked):
     by: dict[str, list[_GroupRow]]
     worst_group: dict[str, dict[str, _WorstGroup | None]] = {}
     largest_gap: dict[str, dict[str, _LargestGap | None]] = {}
     max_log_ratio_disparity: dict[str, dict[str, Finite | None]] = {}
+    border: _Border | None = None
 
 
 class _Timing(_Checked):

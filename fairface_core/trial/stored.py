@@ -23,19 +23,33 @@ class Stored:
 
     Attributes:
         file: What the label CSV calls the images, N texts.
+        csv: The CSV that each stands in, N texts.
+        line: int64 [N], its line there.
         age_prob: float32 [N, 9].
         gender_prob: float32 [N, 2].
         age: int64 [N], the truth, 0..8.
         gender: int64 [N], the truth, 0..1.
+        race: What the CSV says of race, N texts; None without such a column.
         images: Names the images, their order and their labels: equal for two trials that were scored alike.
     """
 
     file: list[str]
+    csv: list[str]
+    line: np.ndarray
     age_prob: np.ndarray
     gender_prob: np.ndarray
     age: np.ndarray
     gender: np.ndarray
+    race: list[str] | None
     images: bytes
+
+    def prob(self, task: str) -> np.ndarray:
+        """Return the probabilities of `age` or `gender`."""
+        return self.age_prob if task == "age" else self.gender_prob
+
+    def truth(self, task: str) -> np.ndarray:
+        """Return the labels of `age` or `gender`."""
+        return self.age if task == "age" else self.gender
 
 
 def read_stored(folder: Folder, split: str) -> Stored | str:
@@ -53,16 +67,18 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
         "age": [f"age_prob_{k}" for k in range(len(AGE_GROUPS))],
         "gender": [f"gender_prob_{k}" for k in range(len(GENDERS))],
     }
-    columns = ["split", "file", "line", "age_true", "gender_true", *shares["age"], *shares["gender"]]
+    columns = ["split", "csv", "file", "line", "age_true", "gender_true", *shares["age"], *shares["gender"]]
     try:
         raw = folder.read("predictions.parquet")
         with pq.ParquetFile(io.BytesIO(raw), read_dictionary=["split"]) as file:
             if _too_large(file.metadata):
                 return f"predictions.parquet: larger than {_MAX_ROWS:,} rows"
-            table = file.read(columns=columns, use_threads=False)
+            has_race = "race" in file.schema_arrow.names
+            table = file.read(columns=[*columns, *(["race"] if has_race else [])], use_threads=False)
         rows = table.filter(pc.equal(pc.cast(table["split"], pa.string()), split))
         line, age, gender = (rows[name].to_numpy().astype(np.int64) for name in ("line", "age_true", "gender_true"))
-        file_names = [str(name) for name in rows["file"].to_pylist()]
+        file_names, csv_names = ([str(name) for name in rows[column].to_pylist()] for column in ("file", "csv"))
+        race = [str(name) for name in rows["race"].to_pylist()] if has_race else None
         prob = {
             task: np.stack([rows[name].to_numpy().astype(np.float32) for name in names], axis=1)
             for task, names in shares.items()
@@ -79,9 +95,8 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
     )
     if not sound:
         return _FOREIGN
-    return Stored(
-        file_names, prob["age"], prob["gender"], age, gender, b"".join(part.tobytes() for part in (line, age, gender))
-    )
+    images = b"".join(part.tobytes() for part in (line, age, gender))
+    return Stored(file_names, csv_names, line, prob["age"], prob["gender"], age, gender, race, images)
 
 
 def _too_large(metadata: Any) -> bool:

@@ -248,8 +248,10 @@ class _Session:
         ledger = self._ledger
         failed = ledger.count("failed") > 0 or ledger.count("completed") == 0
         self._log.end(int(failed))
-        board, verdict = write_report(self._run)
-        print_closing(self._console, ledger, board, verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML))
+        written = write_report(self._run)
+        print_closing(
+            self._console, ledger, written.board, written.verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML)
+        )
         return int(failed)
 
     def _watched(self, cluster: connect.Cluster) -> contextlib.AbstractContextManager[object]:

@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from fairface_core.errors import StorageError
-from fairface_core.labels import AGE_GROUPS, GENDERS
+from sweep.page.best_trials import BestTrial, best_trials
+from sweep.page.cost_plots import FRONTS, front_plot
 from sweep.page.plot_style import Palette, Plot
 from sweep.page.race_plot import race_plot
-from sweep.page.sweep_plots import comparison_plot, cost_plot, learning_curves, response_plots, scores_plot
+from sweep.page.sweep_plots import comparison_plot, learning_curves, response_plots, scores_plot
 from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
-from sweep.results.beside.ensembles import ensembles_of
-from sweep.results.beside.outsiders import Outsider, published_beside
+from sweep.results.beside.gathered import Beside
+from sweep.results.beside.outsiders import published_beside
+from sweep.results.beside.suspects import SUSPECTS_CSV, Image
 from sweep.results.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.results.leaderboard import Board, Configuration
 from sweep.results.statistics import STATISTICS
 from sweep.results.stats import allowed_ranks
 from sweep.results.verdict import Verdict
-from sweep.run_folder.records import RunRecord, TrialRecord
+from sweep.run_folder.records import RunRecord
 from sweep.wording import axis_words
 
 # The order in which a reader asks; race first, since that is what FairFace was collected for.
 AUDIT_AXES = ("race", "race_x_gender", "gender", "age")
 _PLOTTED_AXES = ("race", "age")
-
-
-@dataclass(frozen=True)
-class BestTrial:
-    """The trial behind a group's detailed figures: the best seed, on validation, of its best configuration.
-
-    Attributes:
-        configuration: The configuration.
-        record: The trial.
-        matrices: Title and rows of each confusion matrix; a row is (label, counts, images).
-    """
-
-    configuration: Configuration
-    record: TrialRecord
-    matrices: tuple[tuple[str, tuple[str, ...], list[tuple[str, list[int], int]]], ...]
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """Its report.json."""
-        assert self.record.report is not None
-        return self.record.report
-
-    @property
-    def compared(self) -> bool:
-        """Whether some of its subgroups have images enough to be compared."""
-        gaps = (self.report.get("subgroups") or {}).get("largest_gap") or {}
-        return any(metric for axis in gaps.values() for metric in (axis or {}).values())
+# Suspect labels in the page's table; the CSV has them all.
+_SHOWN_SUSPECTS = 20
 
 
 @dataclass(frozen=True)
@@ -67,7 +41,8 @@ class Findings:
         palette: Colors and symbols of the groups.
         best: The best trial of each ranked group, best group first.
         damages: Trial id (empty for the run's own files) and what is damaged there.
-        outsiders: Other models' answers, scored.
+        beside: What stands beside the leaderboard.
+        photos: `data:` URI of each image that is shown; empty unless photographs were asked for.
     """
 
     board: Board
@@ -76,7 +51,8 @@ class Findings:
     palette: Palette
     best: list[BestTrial]
     damages: list[tuple[str, str]]
-    outsiders: tuple[Outsider, ...] = ()
+    beside: Beside = field(default_factory=Beside)
+    photos: Mapping[Image, str] = field(default_factory=dict)
 
     @property
     def run(self) -> RunRecord:
@@ -153,7 +129,11 @@ class Page:
 
 
 def build_page(
-    board: Board, verdict: Verdict, cards: list[tuple[str, str]], outsiders: tuple[Outsider, ...] = ()
+    board: Board,
+    verdict: Verdict,
+    cards: list[tuple[str, str]],
+    beside: Beside,
+    photos: Mapping[Image, str],
 ) -> Page:
     """Work out every section of the page.
 
@@ -161,11 +141,12 @@ def build_page(
         board: The leaderboard.
         verdict: The answer.
         cards: Group and file name of each model card.
-        outsiders: Other models' answers, scored.
+        beside: What stands beside the leaderboard.
+        photos: `data:` URI of each image to be shown.
     """
-    best, problems = _best_trials(board)
+    best, problems = best_trials(board)
     palette = Palette(board.run.groups)
-    findings = Findings(board, verdict, cards, palette, best, _damages(board, problems), outsiders)
+    findings = Findings(board, verdict, cards, palette, best, _damages(board, problems), beside, photos)
     sections = [
         Section(key, title, values) for key, title, build in SECTIONS if (values := build(findings)) is not None
     ]
@@ -194,12 +175,28 @@ def _comparisons(found: Findings) -> dict[str, Any] | None:
 
 def _outsiders(found: Findings) -> dict[str, Any] | None:
     published = published_beside(found.board)
-    return {"outsiders": found.outsiders, "published": published} if found.outsiders or published else None
+    outsiders = found.beside.outsiders
+    return {"outsiders": outsiders, "published": published} if outsiders or published else None
 
 
 def _ensembles(found: Findings) -> dict[str, Any] | None:
-    ensembles = ensembles_of(found.board)
+    ensembles = found.beside.ensembles
     return {"ensembles": ensembles} if ensembles else None
+
+
+def _errors(found: Findings) -> dict[str, Any] | None:
+    beside = found.beside
+    if not beside.suspects and not found.photos:
+        return None
+    return {
+        "beside": beside,
+        "photos": found.photos,
+        "shown": beside.suspects[:_SHOWN_SUSPECTS],
+        "of_tasks": [(task, sum(one.task == task for one in beside.suspects)) for task in ("age", "gender")],
+        "csv": SUSPECTS_CSV,
+        "most": len(beside.worst),
+        "leader": found.board.ranked[0],
+    }
 
 
 def _curves(found: Findings) -> dict[str, Any] | None:
@@ -239,17 +236,17 @@ def _audit(found: Findings) -> dict[str, Any] | None:
         for axis in axes
         if axis in _PLOTTED_AXES
     ]
-    return {"best": found.best, "axes": axes, "audits": audits} if axes else None
+    return {"best": found.best, "axes": axes, "audits": audits, "floors": found.beside.floors} if axes else None
 
 
 def _cost(found: Findings) -> dict[str, Any] | None:
     board = found.board
-    plot = cost_plot(board, found.palette)
-    if plot is None:
+    plots = [plot for front in FRONTS if (plot := front_plot(board, front, found.palette)) is not None]
+    if not plots:
         return None
     facts = (record.report["provenance"] for record in found.run.records if record.report)
     return {
-        "plot": plot,
+        "plots": plots,
         "ranked": board.ranked,
         "groups": board.best_of_group,
         "on_gpu": any(one.cost("gpu_hours") for one in board.ranked),
@@ -281,6 +278,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Findings], dict[str, Any] | None]], ..
     ("response", "Response", _response),
     ("analysis", "Best trials", _analysis),
     ("audit", "Audit", _audit),
+    ("errors", "Errors", _errors),
     ("cost", "Cost", _cost),
     ("failures", "Failures", _failures),
     ("trials", "Trials", lambda found: {}),
@@ -291,39 +289,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[Findings], dict[str, Any] | None]], ..
 
 def _subgroups(best: BestTrial) -> dict[str, Any]:
     return best.report.get("subgroups", {}).get("by", {})
-
-
-def _best_trials(board: Board) -> tuple[list[BestTrial], list[tuple[str, str]]]:
-    best: list[BestTrial] = []
-    problems: list[tuple[str, str]] = []
-    for configuration in board.best_of_group.values():
-        record = configuration.best
-        assert record is not None, "a ranked configuration has full runs"
-        matrices = []
-        for task, labels in (("age", AGE_GROUPS), ("gender", GENDERS)):
-            counts = read_matrix(board.run, record, task, len(labels))
-            if isinstance(counts, str):
-                problems.append((record.trial_id, counts))
-            else:
-                rows = [(label, row, sum(row)) for label, row in zip(labels, counts, strict=True)]
-                matrices.append((task, labels, rows))
-        best.append(BestTrial(configuration, record, tuple(matrices)))
-    return best, problems
-
-
-def read_matrix(run: RunRecord, record: TrialRecord, task: str, size: int) -> list[list[int]] | str:
-    """Return a trial's confusion matrix (rows = truth), or what is wrong with the file."""
-    name = f"confusion_matrix_{task}.csv"
-    try:
-        text = run.folder.sub("trials", record.trial_id).read(name).decode("ascii")
-        rows = [[int(cell) for cell in row] for row in csv.reader(io.StringIO(text)) if row]
-    except FileNotFoundError:
-        return f"{name}: missing"
-    except (StorageError, ValueError, csv.Error):
-        return f"{name}: damaged; {size} x {size} whole numbers are expected"
-    if len(rows) != size or any(len(row) != size or min(row) < 0 for row in rows):
-        return f"{name}: damaged; {size} x {size} whole numbers are expected"
-    return rows
 
 
 def _damages(board: Board, matrices: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

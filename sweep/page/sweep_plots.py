@@ -14,7 +14,7 @@ from sweep.page.plot_style import MUTED, TEXT, Palette, Plot, plain, rows_axis, 
 from sweep.results.leaderboard import Board
 from sweep.results.stats import Comparison
 from sweep.run_folder.records import RunRecord, TrialRecord
-from sweep.wording import counted, listing, number, quantity, score, settings, signed, signed_span, span
+from sweep.wording import counted, listing, number, score, settings, signed, signed_span, span
 
 
 def scores_plot(board: Board, palette: Palette) -> Plot | None:
@@ -277,52 +277,3 @@ def _dodge(position: int, num_groups: int, values: Sequence[float], *, log: bool
         return lambda value: value * math.exp(0.1 * step * shift)
     step = min(b - a for a, b in itertools.pairwise(values))
     return lambda value: value + 0.1 * step * shift
-
-
-def cost_plot(board: Board, palette: Palette) -> Plot | None:
-    """Show test score against training throughput, and the front that nothing beats in both."""
-    points = [(one, one.cost("images_per_s"), fmean(one.test_scores())) for one in board.ranked]
-    known = [(one, speed, value) for one, speed, value in points if speed]
-    if not known:
-        return None
-    best_ids = {one.config_id for one in board.best_of_group.values()}
-    traces: list[Any] = []
-    front = pareto_front([(speed, value) for _, speed, value in known])
-    traces.append(
-        go.Scatter(
-            x=[known[i][1] for i in front], y=[known[i][2] for i in front], mode="lines", name="front",
-            line={"color": MUTED, "width": 1.2, "dash": "dash"}, hoverinfo="skip",
-        )
-    )  # fmt: skip
-    for one, speed, value in known:
-        is_best = one.config_id in best_ids
-        ends = one.test_span if is_best else None
-        traces.append(
-            go.Scatter(
-                x=[speed], y=[value], mode="markers", name=plain(one.group),
-                error_y=whiskers([value], [ends], palette.color(one.group)) if ends else None,
-                marker=palette.marker(one.group, size=11) if is_best
-                else palette.hollow(one.group, size=6, opacity=0.5),
-                customdata=[plain(one.config_id)],
-                hovertemplate="%{customdata}<br>%{x:,.4r} images/s, test %{y:.4f}<extra></extra>",
-            )
-        )  # fmt: skip
-    speeds = [speed for _, speed, _ in known]
-    axis: dict[str, Any] = {"title": "training images per second", "tickformat": ","}
-    if max(speeds) > 10 * min(speeds):
-        axis |= {"type": "log", "dtick": "D2"}
-    figure = styled(traces, x=axis, y={"title": "test mean_f1", "tickformat": ".3f"})
-    words = [f"{one.group} {score(v)} at {quantity(s)} images/s" for one, s, v in known if one.config_id in best_ids]
-    on_front = listing(list(dict.fromkeys(known[i][0].group for i in front)))
-    alt = f"Test mean_f1 against training speed: {'; '.join(words)}. On the front: {on_front}."
-    return Plot("cost-plot", "Score against speed", figure, alt, 360)
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the positions of points that no other point equals or beats in both values, by rising first value."""
-    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
-    front: list[int] = []
-    for i in order:
-        if not front or points[i][1] > points[front[-1]][1]:
-            front.append(i)
-    return front[::-1]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 from fairface_core.files.folder import Folder
 from sweep.page.card import card_name, render_card
+from sweep.page.photographs import photographs
 from sweep.page.render import render_page
 from sweep.page.sections import build_page
 from sweep.results.benchmark import write_benchmark
-from sweep.results.beside.outsiders import read_outsiders
+from sweep.results.beside.gathered import Asked, Beside, gather
+from sweep.results.beside.suspects import SUSPECTS_CSV, suspects_csv
 from sweep.results.leaderboard import LEADERBOARD_CSV, Board, board_frame, build_board
 from sweep.results.tables import csv_of, one_writer
 from sweep.results.verdict import Verdict, judge
@@ -18,21 +19,42 @@ from sweep.results.verdict import Verdict, judge
 REPORT_HTML = "report.html"
 
 
-def write_report(folder: Folder, others: Sequence[Path] = ()) -> tuple[Board, Verdict]:
-    """Rebuild everything that follows from a run's trial folders: both CSVs, the page, a card per ranked group.
+class Written(NamedTuple):
+    """What a report was made of.
+
+    Attributes:
+        board: The leaderboard.
+        verdict: The answer.
+        beside: What stands beside the leaderboard.
+    """
+
+    board: Board
+    verdict: Verdict
+    beside: Beside
+
+
+def write_report(folder: Folder, asked: Asked | None = None) -> Written:
+    """Rebuild everything that follows from a run's trial folders: the CSVs, the page, a card per ranked group.
 
     Args:
         folder: The run folder.
-        others: Files of other models' answers, to be shown beside the leaderboard.
+        asked: What is asked for beyond it.
 
     Raises:
-        ConfigError: If the folder has no usable plan, or nothing that `others` could be compared with.
-        DataError: If one of `others` cannot be scored.
+        ConfigError: If the folder has no usable plan, or nothing that what is asked for could be compared with.
+        DataError: If a file of answers cannot be scored, or the photographs are not those of the run.
         StorageError: If a file cannot be written.
     """
     with one_writer(folder, LEADERBOARD_CSV):
         board = build_board(write_benchmark(folder))
-        outsiders = read_outsiders(board, others)
+        asked = asked or Asked()
+        beside = gather(board, asked)
+        best = board.ranked[0].best if board.ranked else None
+        photos = (
+            photographs(beside.images(asked.num_faces), best, asked.root)
+            if asked.num_faces and best and asked.root
+            else {}
+        )
         folder.write(LEADERBOARD_CSV, csv_of(board_frame(board)))
         verdict = judge(board)
         cards = []
@@ -44,8 +66,12 @@ def write_report(folder: Folder, others: Sequence[Path] = ()) -> tuple[Board, Ve
             else:
                 # A group may lose its rank, when a file is damaged: its old card must not outlive it.
                 folder.remove(name)
-        folder.write(REPORT_HTML, _bytes(render_page(build_page(board, verdict, cards, outsiders))))
-    return board, verdict
+        if beside.suspects:
+            folder.write(SUSPECTS_CSV, suspects_csv(beside.suspects))
+        else:
+            folder.remove(SUSPECTS_CSV)
+        folder.write(REPORT_HTML, _bytes(render_page(build_page(board, verdict, cards, beside, photos))))
+    return Written(board, verdict, beside)
 
 
 def _bytes(text: str) -> bytes:

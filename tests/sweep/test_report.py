@@ -170,7 +170,7 @@ def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_scripts(page
 def test_every_figure_has_words_and_every_section_is_linked(page: tuple[Path, str, Page]) -> None:
     _, text, parsed = page
     figures = json.loads(next(source for attrs, source in parsed.scripts if attrs.get("id") == "figures"))
-    assert set(parsed.labels) == set(figures) and len(figures) == 15
+    assert set(parsed.labels) == set(figures) and len(figures) == 17
     assert all(len(label) > 40 for label in parsed.labels.values())
     anchors = [link[1:] for link in parsed.links if link.startswith("#")]
     assert len(set(anchors)) >= 11

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from fairface_core.scoring.intervals import mean_f1_difference, mean_f1_interval
 from fairface_core.scoring.metrics import mean_probabilities
-from fairface_core.trial.stored import Stored, read_stored
+from fairface_core.trial.stored import Stored
+from sweep.results.beside.candidates import Candidate
 from sweep.results.bootstrap import Predictions
 from sweep.results.leaderboard import Board
 from sweep.run_folder.records import TrialRecord
 
-# The best on validation: of more, each further one costs time and says little.
-MAX_CANDIDATES = 40
 MAX_ROUNDS = 20
-_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,20 @@ class Ensemble:
         return {trial_id: ids.count(trial_id) for trial_id in ids}
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    record: TrialRecord
-    val: Stored
-    test: Stored
-
-
-def ensembles_of(board: Board) -> tuple[Ensemble, ...]:
+def ensembles_of(board: Board, candidates: Sequence[Candidate]) -> tuple[Ensemble, ...]:
     """Return the best single trial, the ensemble of each group's best configuration, and the greedy one over all trials.
 
     Only full-budget trials take part, chosen on validation alone. Greedy: start with the best trial; add, again and again
     and with replacement, the one that helps validation most, until none does. Source: R. Caruana, A. Niculescu-Mizil, G.
     Crew and A. Ksikes, "Ensemble Selection from Libraries of Models", ICML 2004.
 
+    Args:
+        board: The leaderboard.
+        candidates: Of its trials, those to take part, best on validation first.
+
     Returns:
         Empty if fewer than two trials have stored predictions of the same images.
     """
-    candidates = _candidates(board)
     if len(candidates) < 2:
         return ()
     best = candidates[0]
@@ -81,26 +74,7 @@ def ensembles_of(board: Board) -> tuple[Ensemble, ...]:
     return tuple(found)
 
 
-def _candidates(board: Board) -> list[_Candidate]:
-    """Return the full-budget trials that were scored on the leader's images, best on validation first."""
-    records = [record for one in board.ranked if one.scored for record in one.full]
-    records.sort(key=lambda record: (-(record.best_mean_f1 or 0.0), record.trial_id))
-
-    def read(record: TrialRecord) -> _Candidate | None:
-        folder = board.run.folder.sub("trials", record.trial_id)
-        val, test = read_stored(folder, "val"), read_stored(folder, "test")
-        return _Candidate(record, val, test) if isinstance(val, Stored) and isinstance(test, Stored) else None
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        read_ones = [one for one in pool.map(read, records[:MAX_CANDIDATES]) if one is not None]
-    return [
-        one
-        for one in read_ones
-        if (one.val.images, one.test.images) == (read_ones[0].val.images, read_ones[0].test.images)
-    ]
-
-
-def _greedy(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+def _greedy(candidates: Sequence[Candidate]) -> list[Candidate]:
     chosen = [candidates[0]]
     score = _mean_f1([one.val for one in chosen])
     while len(chosen) < MAX_ROUNDS:
@@ -121,7 +95,7 @@ def _mean_f1(parts: Sequence[Stored]) -> float:
     return Predictions(parts[0].age, parts[0].gender, *_answers(parts)).mean_f1
 
 
-def _ensemble(name: str, members: Sequence[_Candidate], best: _Candidate) -> Ensemble:
+def _ensemble(name: str, members: Sequence[Candidate], best: Candidate) -> Ensemble:
     truth = best.test.age, best.test.gender
     answers = _answers([one.test for one in members])
     distinct = {one.record.trial_id: one.record for one in members}.values()

@@ -183,3 +183,21 @@ def test_the_audit_is_json_and_repeats_itself() -> None:
     data = judged(700, 8)
     audit = subgroup_audit(**data)
     assert json.loads(json.dumps(audit, allow_nan=False)) == audit == subgroup_audit(**data)
+
+
+def test_the_border_counts_answers_on_the_other_side_of_20_by_group() -> None:
+    age = np.array([2, 2, 2, 0, 3, 3, 8, 4])
+    pred = np.array([3, 2, 8, 1, 2, 3, 0, 3])
+    gender = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    race = np.array(["a", "a", "b", "b", "a", "b", "b", ""], dtype=object)
+    border = subgroup_audit(pred, gender, age, gender, race)["border"]
+    assert (border["younger"], border["older"]) == ("10-19", "20-29")
+    assert list(border["by"]) == ["all", "gender", "race", "race_x_gender"]
+    (everyone,) = border["by"]["all"]
+    assert (everyone["false_older"], everyone["false_older_n"]) == (2 / 4, 4)
+    assert (everyone["false_younger"], everyone["false_younger_n"]) == (2 / 4, 4)
+    assert (everyone["false_older_low"], everyone["false_older_high"]) == wilson(2, 4)
+    found = {row["group"]: row for axis in ("race", "race_x_gender") for row in border["by"][axis]}
+    assert (found["a"]["false_older"], found["b"]["false_older"]) == (1 / 2, 1 / 2)
+    assert found["a"]["false_younger"] == 1.0, "the image without a race is in no race"
+    assert found["b x Male"]["false_older"] is None and found["b x Male"]["false_older_n"] == 0

@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairface_core.files.folder import open_folder
+from sweep.page.cost_plots import FRONTS, front_plot, pareto_front
 from sweep.page.plot_style import COLORS, DARK, DARK_COLORS, SURFACE, SYMBOLS, TEXT, Palette, Plot, plain
 from sweep.page.sweep_plots import (
     comparison_plot,
-    cost_plot,
     learning_curves,
-    pareto_front,
     response_plots,
     scores_plot,
 )
@@ -43,7 +42,7 @@ def every_plot(board: Board, palette: Palette) -> list[Plot]:
     single = [
         scores_plot(board, palette),
         comparison_plot(judge(board).comparisons),
-        cost_plot(board, palette),
+        *(front_plot(board, front, palette) for front in FRONTS),
         age_error_plot(best, palette),
     ]
     single += [learning_curves(board, group, palette) for group in board.run.groups]
@@ -54,7 +53,7 @@ def every_plot(board: Board, palette: Palette) -> list[Plot]:
 
 def test_every_figure_is_valid_has_points_words_and_a_key_of_its_own(board: Board, palette: Palette) -> None:
     plots = every_plot(board, palette)
-    assert len({plot.key for plot in plots}) == len(plots) == 4 + 4 + 1 + 4 + 2
+    assert len({plot.key for plot in plots}) == len(plots) == 6 + 4 + 1 + 4 + 2
     for plot in plots:
         points = [x for trace in plot.figure.data for x in trace.x if x is not None]
         assert points and all(math.isfinite(x) for x in points), plot.key

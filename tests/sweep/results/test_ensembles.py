@@ -12,7 +12,8 @@ from sklearn.metrics import f1_score
 from fairface_core.files.folder import open_folder
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.report import main
-from sweep.results.beside.ensembles import ensembles_of
+from sweep.results.beside.candidates import read_candidates
+from sweep.results.beside.ensembles import Ensemble, ensembles_of
 from sweep.results.bootstrap import Predictions
 from sweep.results.leaderboard import build_board
 from sweep.results.stats import compare
@@ -48,9 +49,14 @@ def frames_of(run: Path, ids: list[str]) -> list[pd.DataFrame]:
     return [pd.read_parquet(run / "trials" / trial_id / "predictions.parquet") for trial_id in ids]
 
 
+def ensembles_in(run: Path) -> tuple[Ensemble, ...]:
+    board = build_board(read_run(open_folder(run)))
+    return ensembles_of(board, read_candidates(board))
+
+
 def test_every_ensemble_scores_as_its_members_files_say(run: Path) -> None:
     board = build_board(read_run(open_folder(run)))
-    found = ensembles_of(board)
+    found = ensembles_of(board, read_candidates(board))
     assert [one.name for one in found[:3]] == ["best single trial", *(f"{g}, 3 seeds" for g in board.best_of_group)]
     trials = sorted(path.name for path in (run / "trials").iterdir())
     single = {trial_id: mean_f1(frames_of(run, [trial_id]), "val") for trial_id in trials}
@@ -66,7 +72,7 @@ def test_every_ensemble_scores_as_its_members_files_say(run: Path) -> None:
 
 
 def test_the_greedy_one_is_the_best_that_one_more_trial_could_make(run: Path) -> None:
-    found = {one.name: one for one in ensembles_of(build_board(read_run(open_folder(run))))}
+    found = {one.name: one for one in ensembles_in(run)}
     greedy = [record.trial_id for record in found["greedy"].members]
     trials = sorted(path.name for path in (run / "trials").iterdir())
     for size in range(1, len(greedy)):
@@ -79,7 +85,7 @@ def test_the_greedy_one_is_the_best_that_one_more_trial_could_make(run: Path) ->
 def test_trials_without_usable_predictions_take_no_part(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in sorted((run / "trials").iterdir())[:5]:
         (folder / "predictions.parquet").write_bytes(b"PAR1")
-    assert ensembles_of(build_board(read_run(open_folder(run)))) == ()
+    assert ensembles_in(run) == ()
     assert main([str(run)]) == 0
     assert "together" not in Page((run / "report.html").read_text()).tables
 

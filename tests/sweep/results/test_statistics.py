@@ -36,7 +36,7 @@ def test_a_new_statistic_is_found_by_csv_page_and_card(tmp_path: Path, monkeypat
     new = Statistic(("novelty", "share"), "share of novelty", "Novelty on the test images", score, "test_novelty")
     for module in (benchmark, card, sections):
         monkeypatch.setattr(module, "STATISTICS", (*STATISTICS, new))
-    board, _ = write_report(open_folder(run))
+    board = write_report(open_folder(run)).board
     assert pd.read_csv(run / "benchmark_results.csv")["test_novelty"].tolist() == [0.125, 0.625]
     best = board.ranked[0].best
     assert best is not None and best.report is not None
