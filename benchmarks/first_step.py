@@ -41,13 +41,13 @@ def main(flags: list[str]) -> None:
         home = importlib.import_module(module)
         setattr(home, attribute, _counted(getattr(home, attribute), name, phases))
     first_epoch: list[float] = []
-    own_train = trainer._Run._train
+    own_train = trainer.Run.train
 
     def noted(self: Any, epoch: int, lr: float) -> float:
         first_epoch.append(time.monotonic())
         return own_train(self, epoch, lr)
 
-    trainer._Run._train = noted  # type: ignore[method-assign]
+    trainer.Run.train = noted  # type: ignore[method-assign]
 
     def leave(optimizer: torch.optim.Optimizer, arguments: object, options: object) -> NoReturn:
         now = time.monotonic()

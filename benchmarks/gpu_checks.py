@@ -129,7 +129,7 @@ def _waits(checks: Checks) -> None:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                loop.run._train(9, 1e-6)
+                loop.run.train(9, 1e-6)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         lines = [f"{Path(w.filename).name}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
@@ -146,7 +146,7 @@ def _float32(checks: Checks) -> None:
         loop = loops(
             checks, "resnet18", in_memory(64, 64), batch_size=32, image_size=64, no_amp=True, dropout=0.0, device=device
         )
-        losses[device] = [loop.run._train(epoch, 1e-4) for epoch in (1, 2)]
+        losses[device] = [loop.run.train(epoch, 1e-4) for epoch in (1, 2)]
     here, there = losses["cpu"], losses[checks.device.type]
     checks.check("float32 epochs are the CPU's", bool(np.allclose(here, there, rtol=3e-3)), cpu=here, device=there)
 
@@ -159,12 +159,12 @@ def _logits(checks: Checks) -> None:
         batch_size=64,
         image_size=64,
     )
-    loop.run._train(1, 1e-3)
-    mixed = loop.run._predict(loop.data.val)
+    loop.run.train(1, 1e-3)
+    mixed = loop.run.predict(loop.data.val)
     top = np.sort(mixed.age, axis=1)
     ties = float((top[:, -1] == top[:, -2]).mean())
     amp, loop.run.amp_dtype = loop.run.amp_dtype, None
-    full = loop.run._predict(loop.data.val)
+    full = loop.run.predict(loop.data.val)
     loop.run.amp_dtype = amp
     moved = float((mixed.age.argmax(1) != full.age.argmax(1)).mean())
     checks.check("logits are not rounded", ties < 1e-4, ties=ties, argmax_moved_by_amp=moved)
@@ -178,14 +178,14 @@ def _out_of_memory(checks: Checks) -> None:
     torch.cuda.set_per_process_memory_fraction(0.06)
     kind = "none"
     try:
-        loops(checks, "vit_b_16", in_memory(512, 224), batch_size=512).run._train(1, 1e-6)
+        loops(checks, "vit_b_16", in_memory(512, 224), batch_size=512).run.train(1, 1e-6)
     except RuntimeError as error:
         kind = classify(error).kind
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     gc.collect()
     torch.cuda.empty_cache()
-    loops(checks, "resnet18", in_memory(256, 64), batch_size=128, image_size=64).run._train(1, 1e-6)
+    loops(checks, "resnet18", in_memory(256, 64), batch_size=128, image_size=64).run.train(1, 1e-6)
     reserved = torch.cuda.memory_reserved() / 2**30
     checks.check(
         "out of memory is told as such, and the process goes on", kind == "oom", kind=kind, reserved_gib=reserved
@@ -252,7 +252,7 @@ def _strict_step(backbone: str, on_gpu: bool) -> str:
         "import pathlib, tempfile, sys; from benchmarks import gpu, gpu_checks as g\n"
         "checks = gpu.Checks(pathlib.Path(tempfile.mkdtemp()), [], 0)\n"
         f"g.loops(checks, {backbone!r}, g.in_memory(64, {224 if on_gpu else 64}), batch_size=32,"
-        f" image_size={None if on_gpu else 64}, determinism='strict').run._train(1, 1e-5)\n"
+        f" image_size={None if on_gpu else 64}, determinism='strict').run.train(1, 1e-5)\n"
     )
     run = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, timeout=_FIT_S

@@ -4,8 +4,7 @@
 function fed with one batch that is already on the device: what the loop would reach with a perfect input path.
 `model_only` also takes the augmentation away: what the model alone allows. Evaluation and files are left out.
 
-`_Run` is private to the trainer; a benchmark of the loop cannot do without it, and no second copy of the loop can drift
-from the first.
+`Run` is the trainer's own, so that no second copy of the loop can drift from the first.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ class Loops:
         set_determinism(self.config.determinism)
         self.data = data or prepare_data(self.config)
         recorder = Recorder(self.config, open_folder(self.config.out_dir), self.data)
-        self.run = trainer._Run(self.config, recorder, EpochWriter(), self.device, self.data)
+        self.run = trainer.Run(self.config, recorder, EpochWriter(), self.device, self.data)
         self._epoch = 0
         self.batch, self.pixels = self._first_batch()
 
@@ -127,7 +126,7 @@ class Loops:
 
         def work() -> float:
             for split in (self.data.val, self.data.test):
-                self.run._predict(split)
+                self.run.predict(split)
             return len(self.data.val) + len(self.data.test)
 
         return self._timed(work)
@@ -145,7 +144,7 @@ class Loops:
         def work() -> float:
             self._epoch += 1
             # So small a learning rate that no number of rounds diverges; its size costs nothing.
-            self.run._train(self._epoch, 1e-6)
+            self.run.train(self._epoch, 1e-6)
             return self.num_images
 
         return self._timed(work)

@@ -75,7 +75,7 @@ def _stays_in_root(name: object) -> bool:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from fairface_core.trial.checkpoint import load_checkpoint
+    from fairface_core.trial.checkpoint import load_checkpoint, refuse_validation
 
     where = one_line(str(arguments.checkpoint))
     checkpoint = load_checkpoint(arguments.checkpoint)
@@ -86,6 +86,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise CheckpointError(error.problems) from error
     if not config.root:
         raise ConfigError("root: no data folder given; use --root DIR")
+    refuse_validation(checkpoint.cfg, arguments.split, where=where)
     result = _score(checkpoint, config, arguments.split, where=where)
     _show(result, f"{config.backbone}, epoch {result['epoch']}", arguments)
     return 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fairface_core.config.train_config import TrainConfig, data_fields
 from fairface_core.console import Parser, go_on_without_stdout, run_door
-from fairface_core.errors import FairfaceError
+from fairface_core.errors import ConfigError, FairfaceError
 
 if TYPE_CHECKING:
     from sweep.space.spec import SweepSpec
@@ -43,7 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument("--space", required=True, type=Path, metavar="YAML", help="search space, see search_spaces/")
+    asked = what.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--space", type=Path, metavar="YAML", help="search space, see search_spaces/")
+    asked.add_argument("--rerun", metavar="RUN/TRIAL",
+                       help="train one trial again, in RUN/reruns/; --set changes it, such as lr=1e-4")  # fmt: skip
+    asked.add_argument("--refit", metavar="RUN",
+                       help="train the winner on train and validation for its best epoch's length, in RUN/refit")  # fmt: skip
     what.add_argument("--root", metavar="DIR", help="data folder: label CSVs and images")
     what.add_argument("--protocol", choices=("seed", "official"),
                       help="seed: 20 %% of the val CSV is the test set; official: all of it")  # fmt: skip
@@ -122,6 +127,12 @@ def own_advice(problem: str) -> str:
 
 def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     # Imported late: --help is answered at once.
+    if arguments.rerun or arguments.refit:
+        from sweep.launch.again import Wish, refit, rerun
+
+        _refuse_sweep_flags(arguments)
+        wish = Wish(arguments.root, arguments.sets, arguments.name, arguments.resume)
+        return rerun(arguments.rerun, wish) if arguments.rerun else refit(arguments.refit, wish)
     from rich.console import Console
 
     from sweep.cluster.signals import Interrupted, StopSignals
@@ -169,6 +180,16 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
             return launch(spec, options, signals, console)
         except Interrupted as stop:
             return stop.exit_code
+
+
+def _refuse_sweep_flags(arguments: argparse.Namespace) -> None:
+    """Say which flags mean nothing to a single training."""
+    taken = ("rerun", "refit", "root", "sets", "name", "resume", "debug")
+    parser = make_parser()
+    given = [key for key, value in vars(arguments).items() if key not in taken and value != parser.get_default(key)]
+    if given:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+        raise ConfigError(f"{flags}: --rerun and --refit take --root, --set, --name and --resume alone")
 
 
 def _address(typed: str | None) -> str | None:

@@ -15,6 +15,10 @@ from fairface_core.training.augment import MEAN, STD
 
 # FairFace's val images: what the hub's data set calls `validation`.
 _HUB_DATASET, _HUB_IMAGES = "HuggingFaceM4/FairFace", 10_954
+_REFIT = (
+    "It was trained on training and validation images together, for a length that was chosen before: **no selection is\n"
+    "left in it, and no validation score and no prediction sets**. The test images had no part in it.\n\n"
+)
 _METRICS = ("age_acc", "age_f1m", "gen_acc", "gen_f1m")
 
 
@@ -108,7 +112,7 @@ age or gender identity: the labels are what annotators saw in a photograph, in c
 `_acc` is accuracy, `_f1m` macro-F1, `mean_f1` the mean of both macro-F1. By gender, age group and race: `config.json`,
 under `test.subgroups`.
 
-## Files
+{_REFIT if test.get("refit") else ""}## Files
 
 {listed}
 

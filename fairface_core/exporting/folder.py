@@ -167,6 +167,7 @@ class _Exporter:
             **further_facts(age, gender, test.rows, "", "test"),
             "subgroups": subgroup_audit(age, gender, test.rows.age, test.rows.gender, test.rows.race),
             "tolerance": TOLERANCE,
+            "refit": self.member.report.get("refit"),
         }
 
 

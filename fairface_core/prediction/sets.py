@@ -32,6 +32,11 @@ def least_probabilities_of(members: Sequence[Member], level: float) -> tuple[flo
     if level_name(level) is None:
         raise ConfigError(f"--set {level:g}: accepted are 0.50 to 0.99 in hundredths, such as --set 0.9")
     for member in members:
+        if member.report.get("refit"):
+            raise CheckpointError(
+                f"{member.where}: was trained on the validation images too, so nothing is left to calibrate --set on; ask "
+                "the trial that it was made from"
+            )
         if not member.report:
             raise CheckpointError(f"{member.where}: no report.json of the same epoch beside it; {_ADVICE}")
     conformal = members[0].report.get("conformal") if len(members) == 1 else None

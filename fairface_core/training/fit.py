@@ -69,7 +69,7 @@ def fit(
     """
     check_config(config)
     folder = open_folder(config.out_dir)
-    with _exclusive(folder):
+    with exclusive(folder):
         set_determinism(config.determinism)
         device = choose_device(config.device)
         if data is None:
@@ -77,7 +77,7 @@ def fit(
         recorder = Recorder(config, folder, data)
         state = recorder.start()
         with EpochWriter(on_epoch) as writer:
-            run = _Run(config, recorder, writer, device, data)
+            run = Run(config, recorder, writer, device, data)
             if state is not None:
                 run.restore(state)
             for epoch in range(recorder.epoch + 1, config.epochs + 1):
@@ -92,7 +92,7 @@ def cosine_lr(peak: float, epoch: int, epochs: int) -> float:
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Folder) -> Iterator[None]:
+def exclusive(folder: Folder) -> Iterator[None]:
     """Keep a second process out of the folder, such as the orphan of a driver that was killed."""
     path = folder.path()
     if path is None:
@@ -111,7 +111,7 @@ def _exclusive(folder: Folder) -> Iterator[None]:
         raise StorageError(f"{path}: another process is training here; wait for it or end it") from error
 
 
-class _Run:
+class Run:
     """One fit in memory: what an epoch needs and what a checkpoint holds."""
 
     def __init__(
@@ -133,7 +133,6 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
         train = data.train.rows
         self.objective = Objective.from_labels(train.age, train.gender, config.age_loss_weight, device)
-        self.constant_mean_f1 = constant_mean_f1(data.val.rows.age, data.val.rows.gender)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the tensors of a saved state.
@@ -167,17 +166,17 @@ class _Run:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         began, told_s = time.perf_counter(), self.writer.told_s
-        train_loss = self._train(epoch, lr)
+        train_loss = self.train(epoch, lr)
         train_s = time.perf_counter() - began - (self.writer.told_s - told_s)
         began = time.perf_counter()
-        logits = self._predict(self.data.val)
+        logits = self.predict(self.data.val)
         eval_s = time.perf_counter() - began
         began, told_s = time.perf_counter(), self.writer.told_s
         self.writer.finish()
         write_wait_s = time.perf_counter() - began - (self.writer.told_s - told_s)
         if not logits.finite:
             recorder.diverged(epoch, "the outputs on validation are not finite")
-        val = self._score(logits, self.data.val)
+        val = self.score(logits, self.data.val)
         best = recorder.best
         is_best = best is None or val["mean_f1"] > best.mean_f1
         peak_memory, peak_reserved = peak_memory_gib(self.device)
@@ -197,7 +196,7 @@ class _Run:
             eval_s=eval_s,
             images_per_s=len(self.data.train) / train_s,
             peak_memory_gib=peak_memory,
-            constant_mean_f1=self.constant_mean_f1,
+            constant_mean_f1=constant_mean_f1(self.data.val.rows.age, self.data.val.rows.gender),
             peak_reserved_gib=peak_reserved,
             write_wait_s=write_wait_s,
             val_images=len(self.data.val),
@@ -212,7 +211,7 @@ class _Run:
 
         self.writer.submit(report, write)
 
-    def _train(self, epoch: int, lr: float) -> float:
+    def train(self, epoch: int, lr: float) -> float:
         """Train one epoch and return its mean loss."""
         config, data = self.config, self.data
         for group in self.optimizer.param_groups:
@@ -262,14 +261,16 @@ class _Run:
             self.recorder.diverged(epoch, f"the training loss is {loss:.3g}")
         return loss
 
-    def _predict(self, split: Split) -> Logits:
+    def predict(self, split: Split) -> Logits:
+        """Return the outputs for a split, in its order."""
         return predict(
             self.network, self.data.cache, split, image_size=self.image_size,
             batch_size=eval_batch_size(self.config, self.device),
             device=self.device, amp_dtype=self.amp_dtype, memory_format=self.memory_format,
         )  # fmt: skip
 
-    def _score(self, logits: Logits, split: Split) -> dict[str, float]:
+    def score(self, logits: Logits, split: Split) -> dict[str, float]:
+        """Return the metrics of a split."""
         objective = self.objective
         return split_metrics(
             logits,
@@ -283,33 +284,43 @@ class _Run:
         self, epoch: int, val_logits: Logits, val_metrics: dict[str, float], weights: Mapping[str, Tensor]
     ) -> Callable[[], None]:
         """Score the test split with the weights of a new best epoch; return what writes all that is said of them."""
-        config, test = self.config, self.data.test
+        test = self.data.test
         began = time.perf_counter()
-        test_logits = self._predict(test)
+        test_logits = self.predict(test)
         test_s = time.perf_counter() - began
-        weights_path = ensure_weights(config.backbone, config.weights)
         return functools.partial(
             self.recorder.write_best,
             epoch,
             weights,
             val=(val_logits, val_metrics),
-            test=(test_logits, self._score(test_logits, test)),
-            model_facts={
-                "backbone": config.backbone,
-                "num_params": num_params(self.model),
-                "image_size": self.image_size,
-                "weights": config.weights if config.weights in ("imagenet", "none") else "file",
-                "weights_sha256": file_digest(weights_path) if weights_path else None,
-            },
-            provenance=provenance(
-                self.device,
-                seed=config.seed,
-                config_digest=config.digest(),
-                data_digest=self.data.digest,
-                amp_dtype=str(self.amp_dtype).removeprefix("torch.") if self.amp_dtype else "float32",
-                micro_batch_size=config.micro_batch_size,
-            ),
+            test=(test_logits, self.score(test_logits, test)),
+            model_facts=self.model_facts(),
+            provenance=self.provenance(),
             eval_images_per_s=len(test) / test_s,
+        )
+
+    def model_facts(self) -> dict[str, Any]:
+        """Return `report.json["model"]`."""
+        config = self.config
+        weights_path = ensure_weights(config.backbone, config.weights)
+        return {
+            "backbone": config.backbone,
+            "num_params": num_params(self.model),
+            "image_size": self.image_size,
+            "weights": config.weights if config.weights in ("imagenet", "none") else "file",
+            "weights_sha256": file_digest(weights_path) if weights_path else None,
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return `report.json["provenance"]`."""
+        config = self.config
+        return provenance(
+            self.device,
+            seed=config.seed,
+            config_digest=config.digest(),
+            data_digest=self.data.digest,
+            amp_dtype=str(self.amp_dtype).removeprefix("torch.") if self.amp_dtype else "float32",
+            micro_batch_size=config.micro_batch_size,
         )
 
 

@@ -24,6 +24,8 @@ from fairface_core.trial.reports import PREVIOUS_STATE, STATE, STATE_FILES
 
 BEST = "best.pt"
 STATE_SCHEMA = 1
+# Key of a checkpoint's cfg, where it was trained on training and validation images together.
+REFIT_KEY = "trained_on_validation"
 
 # Our own name for the weights, and those of Lightning and of many scripts.
 _WEIGHTS = ("model", "state_dict", "model_state_dict")
@@ -75,6 +77,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"note: {where}: each weight's name began with {wrapped[:80]!r}, from a wrapper of the model; read without"
         )
     return Checkpoint(model, cfg, epoch if isinstance(epoch, int) else 0)
+
+
+def refuse_validation(cfg: Mapping[str, Any], split_name: str, *, where: str) -> None:
+    """Refuse to score a model on images that it was trained on.
+
+    Raises:
+        CheckpointError: If the checkpoint says that it was trained on validation, and `split_name` is `val`.
+    """
+    if cfg.get(REFIT_KEY) and split_name == "val":
+        raise CheckpointError(f"{where}: was trained on the validation images too; score it with --split test")
 
 
 def save_state(folder: Folder, state: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ def build_report(
     config: TrainConfig,
     *,
     best_epoch: int,
-    val_metrics: Mapping[str, float],
+    val_metrics: Mapping[str, float] | None,
     test_metrics: Mapping[str, float],
     sections: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def build_report(
     Args:
         config: What was trained.
         best_epoch: The epoch, counted from 1.
-        val_metrics: `split_metrics` of the validation split.
+        val_metrics: `split_metrics` of the validation split; None where validation was trained on.
         test_metrics: The same of the test split.
         sections: Further keys: `data`, `model`, `provenance`, and what `scored_details` says of the test split.
     """
@@ -50,9 +50,9 @@ def build_report(
         "age_labels": list(AGE_GROUPS),
         "gender_labels": list(GENDERS),
         "test_metrics": dict(test_metrics),
-        "val_metrics": dict(val_metrics),
+        "val_metrics": dict(val_metrics) if val_metrics else None,
         "best_epoch": best_epoch,
-        "mean_f1": val_metrics["mean_f1"],
+        "mean_f1": val_metrics["mean_f1"] if val_metrics else None,
         "epochs": config.epochs,
         "protocol": config.protocol,
         "config": config_facts(config),

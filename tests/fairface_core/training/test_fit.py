@@ -150,7 +150,7 @@ def test_a_state_without_a_scaler_resumes_with_one(undisturbed: Path, demo_root:
     recorder = Recorder(run, open_folder(run.out_dir), data)
     state = recorder.start()
     assert state is not None and state["scaler"] == {}
-    one = trainer._Run(run, recorder, EpochWriter(), torch.device("cpu"), data)
+    one = trainer.Run(run, recorder, EpochWriter(), torch.device("cpu"), data)
     one.scaler = torch.amp.GradScaler("cpu", enabled=True)
     one.restore(state)
     assert one.scaler.get_scale() == 65_536
@@ -301,7 +301,7 @@ def test_micro_batches_give_the_gradients_of_the_batch(demo_root: Path, tmp_path
         settings = config(demo_root, tmp_path, backbone="vit_b_16", dropout=0.0, micro_batch_size=part)
         data = prepare_data(settings)
         recorder = Recorder(settings, open_folder(tmp_path), data)
-        run = trainer._Run(settings, recorder, EpochWriter(), torch.device("cpu"), data)
+        run = trainer.Run(settings, recorder, EpochWriter(), torch.device("cpu"), data)
         losses.append(run._step(images, age, gender).item())
         weights.append(run.model.head_age[3].weight.detach().clone())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
