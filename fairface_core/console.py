@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from fairface_core.errors import FairfaceError, is_text, not_utf8, one_line
+from fairface_core.errors import FairfaceError, is_text, not_utf8, one_line, ran_out_of_memory
 
 MAX_PROBLEMS = 20
 _MAX_CHARS = 4_000
@@ -29,7 +30,6 @@ _REMEDIES = {
     errno.EISDIR: "name a file",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENOMEM: "free some memory",
 }
 
 
@@ -74,15 +74,18 @@ def run_door(
             raise FairfaceError(problems)
         return command(parser.parse_args(words))
 
-    return run_command(parsed, debug="--debug" in words)
+    known = [flag for flag in ("--micro_batch_size", "--batch_size") if flag in parser._option_string_actions]
+    fewer = f"take fewer images at a time by a smaller {known[0]}, or " if known else ""
+    return run_command(parsed, debug="--debug" in words, fewer=fewer)
 
 
-def run_command(command: Callable[[], int], *, debug: bool) -> int:
+def run_command(command: Callable[[], int], *, debug: bool, fewer: str = "") -> int:
     """Run a command and turn what the user or the machine can cause into `error:` lines and an exit code.
 
     Args:
         command: Returns the exit code.
         debug: Let the traceback through.
+        fewer: What to do where memory ran out, before "free some memory".
 
     Returns:
         The command's code; 2 for bad input, 1 for a failed run, 130 after Ctrl-C, 141 if nobody reads the output
@@ -104,10 +107,12 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
         except KeyboardInterrupt:
             print("interrupted" + ("; go on with --resume" if _is_optional(sys.stdout) else ""), file=sys.stderr)
             return 130
-        except (OSError, UnicodeError, MemoryError) as error:
-            if debug:
+        except (OSError, UnicodeError, MemoryError, RuntimeError) as error:
+            no_memory = ran_out_of_memory(error)
+            if debug or (isinstance(error, RuntimeError) and not no_memory):
                 raise
-            print_problems(FairfaceError(f"{_sentence(error)}; --debug shows where"))
+            sentence = f"{_no_memory(error)}; {fewer}free some memory" if no_memory else _sentence(error)
+            print_problems(FairfaceError(f"{sentence}; --debug shows where"))
             name_is_wrong = isinstance(error, UnicodeError) or getattr(error, "errno", None) in _NAMES
             return 2 if name_is_wrong and not _is_optional(sys.stdout) else 1
 
@@ -220,10 +225,15 @@ def _flushed(command: Callable[[], int]) -> int:
     return code
 
 
-def _sentence(error: OSError | UnicodeError | MemoryError) -> str:
+def _no_memory(error: BaseException) -> str:
+    # torch's allocator for the CPU wraps the size in places of its own source.
+    found = re.search(r"[Tt]ried to allocate [\d.]+ \w+", str(error))
+    first = found[0] if found else next(iter(str(error).strip().splitlines()), "")
+    return f"memory ran out ({first})" if first else "memory ran out"
+
+
+def _sentence(error: BaseException) -> str:
     """Return where, why and what to do, of an error that nothing of ours had words for."""
-    if isinstance(error, MemoryError):
-        return f"memory ran out ({error})" if str(error) else "memory ran out"
     if isinstance(error, UnicodeError):
         return f"a name or a text is not UTF-8: {error}; rename it or convert the file"
     places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]

@@ -5,6 +5,7 @@ Broken invariants are `assert`; everything that comes from a file, a flag or a m
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,11 @@ _FEW_ROWS = 3
 _MAX_ROWS_NAMED = 6
 # What every command can do; that of a sweep has no flag for it, and the built-in faces follow the variable alone.
 CACHE_ADVICE = "name another folder by FAIRFACE_CACHE_DIR (or by cache_dir, if that was given)"
+# The last two are cuBLAS's and cuDNN's words; those of torch's CUDA allocator have a type of their own.
+_OOM_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "status_alloc_failed",
+    "allocation_failed",
+)  # fmt: skip
 
 
 class FairfaceError(Exception):
@@ -72,6 +78,15 @@ class TrainingDiverged(FairfaceError):
     """A loss or a metric that is not finite. Carries the epoch, counted from 1."""
 
     exit_code = 1
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory, of the machine or of its GPU, is what was lacking."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _OOM_WORDS)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 
 import fairface_core
 from fairface_core.config.train_config import TrainConfig, default_cache_dir, make_config
-from fairface_core.errors import ConfigError, FairfaceError, StorageError, TrainingDiverged
+from fairface_core.errors import ConfigError, FairfaceError, StorageError, TrainingDiverged, ran_out_of_memory
 from fairface_core.files.folder import open_folder
 from fairface_core.trial.reading import read_history
 from fairface_core.trial.writing import write_status
@@ -44,11 +44,6 @@ _LASTING = frozenset(
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
         errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EINVAL, errno.ELOOP,
     )
-)  # fmt: skip
-# The last two are cuBLAS's and cuDNN's words; those of torch's allocator have a type of their own.
-_OOM_WORDS = (
-    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "status_alloc_failed",
-    "allocation_failed",
 )  # fmt: skip
 _DEVICE_WORDS = ("cuda error", "cudnn", "cublas", "nccl", "hip error", "mps backend", "device-side assert")
 _TRACEBACK_LINES = 60
@@ -173,7 +168,7 @@ def classify(error: Exception) -> Ending:
     first = next(iter(text.splitlines()), type(error).__name__)
     if isinstance(error, TrainingDiverged):
         return Ending("diverged", first)
-    if _is_out_of_memory(error, text):
+    if ran_out_of_memory(error):
         return Ending("oom", first, retry=True)
     trace = "".join(traceback.format_exception(error)[-_TRACEBACK_LINES:])
     if isinstance(error, StorageError | OSError):
@@ -184,14 +179,6 @@ def classify(error: Exception) -> Ending:
     if isinstance(error, RuntimeError) and any(word in text.lower() for word in _DEVICE_WORDS):
         return Ending("device", f"{type(error).__name__}: {first}", retry=True, traceback=trace)
     return Ending("error", f"{type(error).__name__}: {first}", traceback=trace)
-
-
-def _is_out_of_memory(error: Exception, text: str) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(word in text.lower() for word in _OOM_WORDS)
 
 
 def _config(task: Task) -> TrainConfig:

@@ -8,6 +8,7 @@ The messages are all string constants of both packages but docstrings and help t
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import re
@@ -28,8 +29,13 @@ CORE_DOORS = ("train", "evaluate", "data", "demo.__main__", "predict", "export")
 FLAG = r"(?<![\w-])--[a-z]+(?:[_-][a-z]+)*"
 
 
-def constants(package: str) -> Iterator[tuple[str, str]]:
+@functools.cache
+def constants(package: str) -> tuple[tuple[str, str], ...]:
     """Place and text of each string constant that may be a message."""
+    return tuple(_constants(package))
+
+
+def _constants(package: str) -> Iterator[tuple[str, str]]:
     for path in sorted((PROJECT / package).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -119,13 +125,11 @@ def test_the_words_of_a_sweep(core: str, own: str) -> None:
     assert own_advice(core) == own
 
 
-@pytest.mark.slow
 def test_each_variable_that_is_named_is_on_the_page() -> None:
     page = (PROJECT / "docs" / "environment.md").read_text(encoding="utf-8")
-    found = [
-        pair for package in ("fairface_core", "sweep")
-        for pair in named(package, r"\b(?:FAIRFACE|RAY|TMP|XDG)[A-Z]*(?:_[A-Z_]+)?\b") if " " in dict(constants(package))[pair[0]]
-    ]  # fmt: skip
+    pattern = r"\b(?:FAIRFACE|RAY|TMP|XDG)[A-Z]*(?:_[A-Z_]+)?\b"
+    messages = [one for package in ("fairface_core", "sweep") for one in constants(package) if " " in one[1]]
+    found = [(place, word) for place, text in messages for word in re.findall(pattern, text)]
     assert {word for _, word in found} >= {"FAIRFACE_CACHE_DIR", "TMPDIR", "RAY_ADDRESS"}
     assert [pair for pair in found if pair[1] not in page and pair[1] not in FOREIGN_VARIABLES] == []
 
