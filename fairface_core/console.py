@@ -236,6 +236,7 @@ def _sentence(error: BaseException) -> str:
     """Return where, why and what to do, of an error that nothing of ours had words for."""
     if isinstance(error, UnicodeError):
         return f"a name or a text is not UTF-8: {error}; rename it or convert the file"
+    assert isinstance(error, OSError), "one of the kinds that run_command catches"
     places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     cause = error.strerror or str(error) or type(error).__name__
     remedy = _REMEDIES.get(error.errno or 0, "")

@@ -31,6 +31,7 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+        self.told = False  # whether a person has heard how to go on
 
     @property
     def exit_code(self) -> int:

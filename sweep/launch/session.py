@@ -84,6 +84,19 @@ def launch(spec: SweepSpec, options: Options, signals: StopSignals, console: Con
     if options.resume and spec.name is None:
         raise ConfigError("--resume: which run? give its --name (the space names none)")
     run = run_folder(spec, options.storage)
+    try:
+        return _launch(spec, run, options, signals, console)
+    except Interrupted as stop:
+        if not stop.told:
+            there = options.resume
+            with contextlib.suppress(StorageError):
+                there = there or run.exists("plan.json")
+            how = f"go on with --resume --name {_name(run)}" if there else "no run was begun"
+            print(f"stopped by {stop.name}; {how}", file=sys.stderr)
+        raise
+
+
+def _launch(spec: SweepSpec, run: Folder, options: Options, signals: StopSignals, console: Console) -> int:
     if options.resume:
         check_name(run, resume=True)
     connect.prepare(options.address)
@@ -126,6 +139,10 @@ def run_folder(spec: SweepSpec, storage: str) -> Folder:
     # Two unnamed sweeps may begin in the same second, as those of a job array do.
     mark = "" if spec.name else f"-{secrets.token_hex(3)}"
     return open_folder(storage).sub(spec.run_name(datetime.now()) + mark)
+
+
+def _name(run: Folder) -> str:
+    return run.uri.rpartition("/")[2]
 
 
 def _max_legs(spec: SweepSpec, joined: connect.Cluster | None) -> int | None:
@@ -226,6 +243,7 @@ class _Session:
             self._console.print(last, soft_wrap=True, markup=False)
             if stdout_is_lost():
                 print(last, file=sys.stderr)
+            stop.told = True
             raise
         except FairfaceError as error:
             connect.leave()
@@ -236,7 +254,7 @@ class _Session:
 
     @property
     def _name(self) -> str:
-        return self._run.uri.rpartition("/")[2]
+        return _name(self._run)
 
     def results(self) -> int:
         """Write everything that follows from the trial folders, print it, and return the exit code."""

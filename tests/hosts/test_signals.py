@@ -1,7 +1,7 @@
 """Every signal that a terminal, a desktop or a batch system sends to end a process.
 
 The rule: each stops a sweep in order, as SIGTERM does: exit code 128 + N, no trial is left `running`, no process is left, and
-how to go on is told where anybody can still hear it. One that the caller ignores stays ignored (nohup). A pipe that breaks
+how to go on is told where anybody can still hear it, also by one that comes before the first trial. One that the caller ignores stays ignored (nohup). A pipe that breaks
 with the signal (`| tee log`, Ctrl-C) changes none of it.
 """
 
@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from sweep.cluster.signals import Interrupted, StopSignals
+from tests.hosts.test_starts import ONE
 from tests.sweep import fake_sweeps
-from tests.sweep.test_run import command, environment, epochs_trained, family, living, statuses, wait_for
+from tests.sweep.test_run import call, command, environment, epochs_trained, family, living, statuses, wait_for
 from tests.sweep.test_run import storage as storage
 
 STOPPING = [
@@ -56,6 +57,30 @@ def test_an_ignored_one_stays_ignored(number: int) -> None:
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGXCPU])
+def test_one_that_comes_before_any_trial_is_told_too(
+    number: int, resume: bool, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """While images are decoded, say."""
+    from sweep.launch import session
+    from sweep.run_folder.request import write_new
+    from sweep.space.load import load_space
+
+    monkeypatch.setattr("sweep.cluster.signals._LAST_RESORT_S", 3600.0)
+    monkeypatch.setattr(session, "check", lambda *_, **__: os.kill(os.getpid(), number))
+    space = fake_sweeps.write_space(tmp_path, **ONE)
+    if resume:
+        spec = load_space(space)
+        write_new(session.run_folder(spec, str(storage)), spec, session.make_plan(spec))
+    before = sorted(storage.rglob("*"))
+    assert call("--space", space, "--storage", storage, *(["--resume"] if resume else [])) == 128 + number
+    how = "go on with --resume --name run" if resume else "no run was begun"
+    assert capsys.readouterr().err == f"stopped by {signal.Signals(number).name}; {how}\n"
+    assert [path for path in sorted(storage.rglob("*")) if not path.name.startswith(".")] == before
 
 
 def slow_space(storage: Path, folder: Path) -> Path:
