@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from fairface_core.demo.faces import draw_face
 from fairface_core.errors import CACHE_ADVICE, CacheError, ConfigError, DataError, StorageError
+from fairface_core.files.locks import locked_file
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 # Sized for a quickstart on 2 cores, where the slowest backbone trains 23 images/s at 64 px.
@@ -94,7 +94,7 @@ def demo_root(
     if not root.is_dir():
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache_dir / f"{root.name}.lock"):
+            with locked_file(cache_dir / f"{root.name}.lock"):
                 if not root.is_dir():
                     for left_behind in cache_dir.glob(f".{root.name}.drawing-*"):  # by a process that was killed
                         shutil.rmtree(left_behind, ignore_errors=True)

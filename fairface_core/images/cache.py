@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 
 from fairface_core.errors import CACHE_ADVICE, CacheError, DataError
+from fairface_core.files.locks import locked_file
 from fairface_core.images.build import (
     BUILDING,
     IMAGES,
@@ -128,7 +128,7 @@ def _build_once(
 ) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_path(directory)):
+        with locked_file(lock_path(directory)):
             _remove_leftovers(directory.parent)
             if not directory.is_dir():
                 build_cache(paths, size_px, directory, num_workers=num_workers, progress=progress)
@@ -148,9 +148,9 @@ def _remove_leftovers(cache_dir: Path) -> None:
     for temp in cache_dir.glob(f"{BUILDING}*"):
         if temp.is_dir():
             try:
-                with FileLock(f"{temp}.lock", timeout=0):
+                with locked_file(f"{temp}.lock", timeout_s=0):
                     shutil.rmtree(temp, ignore_errors=True)
-            except Timeout:
+            except TimeoutError:
                 continue
 
 

@@ -8,9 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from fairface_core.errors import CacheError
+from fairface_core.files.locks import locked_file
 from fairface_core.images.build import BUILDING, META, PATHS
 from fairface_core.images.cache import cache_name, lock_path
 
@@ -52,7 +51,7 @@ def remove_cache(directory: Path) -> None:
     """
     gone = directory.with_name(BUILDING + directory.name.rpartition("-")[2])
     try:
-        with FileLock(lock_path(directory)):
+        with locked_file(lock_path(directory)):
             shutil.rmtree(gone, ignore_errors=True)
             directory.rename(gone)
             shutil.rmtree(gone)

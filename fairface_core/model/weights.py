@@ -9,6 +9,7 @@ from typing import Any
 
 from fairface_core.backbones import BACKBONES
 from fairface_core.errors import WeightsError
+from fairface_core.files.locks import locked_file
 
 
 def weights_file(backbone: str) -> tuple[Path, str]:
@@ -54,11 +55,10 @@ def _download(backbone: str, path: Path, url: str, digest_prefix: str) -> None:
     from urllib.error import URLError
 
     import torch
-    from filelock import FileLock
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with locked_file(f"{path}.lock"):
             if not path.is_file():
                 torch.hub.download_url_to_file(url, str(path), hash_prefix=digest_prefix, progress=False)
     except (URLError, OSError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from fairface_core.config.train_config import TrainConfig
 from fairface_core.dataset.prepare import Data, Split, prepare_data
 from fairface_core.errors import CheckpointError, StorageError
 from fairface_core.files.folder import Folder, open_folder
+from fairface_core.files.locks import locked_file
 from fairface_core.machine.device import (
     choose_amp_dtype,
     choose_device,
@@ -98,16 +99,14 @@ def exclusive(folder: Folder) -> Iterator[None]:
     if path is None:
         yield
         return
-    from filelock import FileLock, Timeout
-
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"out_dir {path}: cannot be made ({error.strerror or error})") from error
     try:
-        with FileLock(path / ".lock", timeout=LOCK_TIMEOUT_S):
+        with locked_file(path / ".lock", timeout_s=LOCK_TIMEOUT_S):
             yield
-    except Timeout as error:
+    except TimeoutError as error:
         raise StorageError(f"{path}: another process is training here; wait for it or end it") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fairface_core.errors import ConfigError
 from fairface_core.files.folder import Folder, csv_bytes, is_remote, open_folder
+from fairface_core.files.locks import locked_file
 from fairface_core.trial.reports import best_name
 
 # The original script's columns, in its order: a contract. Other columns only ever follow.
@@ -66,12 +67,10 @@ def upsert_row(results_csv: str | Path, row: Mapping[str, Any]) -> None:
         folder, _, name = location.rpartition("/")
         _rewrite(open_folder(folder + mark + options), name, row)
         return
-    from filelock import FileLock
-
     # The user's own link is followed, here and not below: a folder reads no links.
     path = Path(results_csv).expanduser().resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with locked_file(path.with_name(f".{path.name}.lock")):
         _rewrite(open_folder(path.parent), path.name, row)
 
 

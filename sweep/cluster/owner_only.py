@@ -107,8 +107,10 @@ def private_folder() -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=parent))
     with (folder / "alive").open("w") as file:
-        # The kernel lets go of it when this process ends, however it ends.
-        fcntl.flock(file, fcntl.LOCK_EX)
+        # The kernel lets go of it when this process ends, however it ends. Where there are no locks, nobody gets one and
+        # takes the folder for a stale one.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             # Ray makes its own folder writable by everyone; nobody gets past the one around it.
             yield folder / "r"

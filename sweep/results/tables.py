@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import Folder
+from fairface_core.files.locks import locked_file
 from sweep.wording import plain
 
 if TYPE_CHECKING:
@@ -64,14 +65,9 @@ def one_writer(folder: Folder, name: str) -> Iterator[None]:
     if path is None or not (path / "plan.json").is_file():
         yield
         return
-    from filelock import FileLock
-
-    lock = FileLock(path / f".{name}.lock")
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise StorageError(f"cannot write in {path}: {error.strerror or error}") from error
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked_file(path / f".{name}.lock"))
+        except OSError as error:
+            raise StorageError(f"cannot write in {path}: {error.strerror or error}") from error
         yield
-    finally:
-        lock.release()

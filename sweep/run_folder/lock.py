@@ -1,6 +1,7 @@
 """One driver at a time on a run folder; the lock of one that was killed is taken over.
 
-On a disk (also a shared one) the kernel holds the lock (`flock`) and lets go when the process ends, however it ends.
+On a disk (also a shared one) the kernel holds the lock (`flock`) and lets go when the process ends, however it ends; where
+a file system has no locks, `fairface_core.files.locks` says what takes its place.
 An object store has no locks: there a small file says who drives, and is renewed; it counts as left behind when its
 process is gone, or when it was not renewed for `STALE_S`.
 """
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
 from fairface_core.errors import ConfigError, StorageError
 from fairface_core.files.folder import Folder, read_json, write_json
+from fairface_core.files.locks import locked_file
 
 LOCK_FILE = ".driver.lock"
 OWNER_FILE = ".driver.json"
@@ -75,25 +76,19 @@ def locked(run: Folder) -> Iterator[RunLock]:
         finally:
             _release(run, lock)
         return
-    kernel_lock = _acquire(path, run)
-    try:
-        write_json(run, OWNER_FILE, lock._owner())
-        yield lock
-    finally:
-        _release(run, lock)
-        kernel_lock.release()
-
-
-def _acquire(path: Path, run: Folder) -> FileLock:
-    kernel_lock = FileLock(path / LOCK_FILE, timeout=0)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        kernel_lock.acquire()
-    except Timeout as error:
-        raise _taken(run, _read_owner(run)) from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return kernel_lock
+    with contextlib.ExitStack() as held:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked_file(path / LOCK_FILE, timeout_s=0))
+        except TimeoutError as error:
+            raise _taken(run, _read_owner(run)) from error
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        try:
+            write_json(run, OWNER_FILE, lock._owner())
+            yield lock
+        finally:
+            _release(run, lock)
 
 
 def _release(run: Folder, lock: RunLock) -> None:
