@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweep.console.words import print_words
 from sweep.driving.ledger import Ledger
 from sweep.driving.trials import Leg, Trial
 from sweep.driving.worker import NOTES_KEY, Ending
@@ -45,6 +46,7 @@ class Tally:
         epochs: Epochs trained.
         worst: Epochs if nothing were stopped early.
         left_s: Seconds left at most; None before the first epoch.
+        guessed: Whether `left_s` holds a group that has trained no epoch, reckoned from the others by relative cost.
     """
 
     best: float | None
@@ -56,6 +58,7 @@ class Tally:
     epochs: int
     worst: int
     left_s: float | None
+    guessed: bool = False
 
 
 @dataclass
@@ -69,6 +72,10 @@ class Pace:
         """Take in an epoch; later ones count more."""
         before = self._seconds.get(group)
         self._seconds[group] = epoch_s if before is None else 0.7 * before + 0.3 * epoch_s
+
+    def seen(self, group: str) -> bool:
+        """Whether an epoch of this group was seen."""
+        return group in self._seconds
 
     def epoch_s(self, group: str) -> float | None:
         """Return the seconds of one epoch of this group, None before any epoch was seen."""
@@ -106,6 +113,9 @@ class Progress:
 
     def __init__(self, ledger: Ledger, console: Console, costs: Mapping[str, float]) -> None:
         self._ledger, self._console, self._pace = ledger, console, Pace(costs)
+        for trial in ledger.trials.values():
+            for epoch in trial.history:
+                self._note_pace(trial.group, epoch)
         self._began: dict[str, float] = {}
         self._spent: dict[str, float] = {}
         self._live: Live | None = None
@@ -138,10 +148,13 @@ class Progress:
 
     def epoch(self, leg: Leg, figures: Mapping[str, Any]) -> None:
         """An epoch is complete."""
-        seconds = [figures.get(name) for name in ("train_s", "eval_s")]
-        self._pace.note(leg.trial.group, sum(float(s) for s in seconds if s is not None))
+        self._note_pace(leg.trial.group, figures)
         for note in figures.get(NOTES_KEY, ()):
             self.note(f"{leg.trial.trial_id}: {note}")
+
+    def _note_pace(self, group: str, figures: Mapping[str, Any]) -> None:
+        seconds = [figures.get(name) for name in ("train_s", "eval_s")]
+        self._pace.note(group, sum(float(s) for s in seconds if s is not None))
 
     def ended(self, leg: Leg, ending: Ending | None, again: bool) -> None:
         """A leg ended."""
@@ -163,11 +176,11 @@ class Progress:
             self._drawn = now
             self._live.update(self.table(), refresh=True)
         elif self._live is None and now - self._lined > _LINE_S:
-            self._print(Text(self.sentence(), style="dim"))
+            self._print((self.sentence(), "dim"))
 
     def note(self, text: str) -> None:
         """Print a line that a person should see."""
-        self._print(Text.assemble(("note: ", "yellow"), plain(text)))
+        self._print(("note: ", "yellow"), plain(text), indent=6)
 
     # What is shown.
 
@@ -183,7 +196,7 @@ class Progress:
             rows["all"] = self.tally(self._ledger.groups)
         for name, tally in rows.items():
             style = "bold" if name == "all" and len(rows) > 1 else ""
-            table.add_row(Text(plain(name)), *_cells(tally, wide=wide), style=style)
+            table.add_row(Text(plain(name)), *_cells(tally, wide=wide, alone=name in self._ledger.groups), style=style)
         running = [trial for trial in self._ledger.trials.values() if trial.leg is not None and trial.leg.started]
         lines = [self._running_line(trial) for trial in running[:_MAX_RUNNING_ROWS]]
         if len(running) > len(lines):
@@ -198,10 +211,11 @@ class Progress:
         trials = [trial for group in groups for trial in ledger.groups[group]]
         running = sum(trial.leg is not None and trial.leg.started for trial in trials)
         parallel = max(1, sum(t.leg is not None and t.leg.started for t in ledger.trials.values()))
-        times = []
+        times, guessed = [], False
         for group in groups:
             epochs, epoch_s = epochs_left(ledger, group), self._pace.epoch_s(group)
             times.append(0.0 if not epochs else None if epoch_s is None else epochs * epoch_s / parallel)
+            guessed |= epochs > 0 and not self._pace.seen(group)
         known = [seconds for seconds in times if seconds is not None]
         return Tally(
             best=max((max(trial.scores) for trial in trials if trial.scores), default=None),
@@ -213,13 +227,15 @@ class Progress:
             epochs=sum(len(trial.scores) for trial in trials),
             worst=sum(self._worst[group] for group in groups),
             left_s=sum(known) if len(known) == len(times) else None,
+            guessed=guessed,
         )
 
     def sentence(self) -> str:
         """Return the state of the sweep in one line."""
         tally = self.tally(self._ledger.groups)
         best = "" if tally.best is None else f"; best mean_f1 {tally.best:.4f}"
-        left = "" if tally.left_s is None else f"; at most {duration(tally.left_s)} left"
+        about = "about" if tally.guessed else "at most"
+        left = "" if tally.left_s is None else f"; {about} {duration(tally.left_s)} left"
         return f"{self.counts()}; {tally.epochs:,} of {tally.worst:,} epochs{best}{left}"
 
     def counts(self) -> str:
@@ -241,21 +257,27 @@ class Progress:
     def _line(self, word: str, trial: Trial, text: str, style: str) -> None:
         spent = f"  {duration(self._spent[trial.trial_id])}" if trial.trial_id in self._spent else ""
         epochs = f"{len(trial.scores)}/{self._ledger.plan.epochs} epochs"
-        head = Text.assemble((f"{time.strftime('%H:%M:%S')}  ", "dim"), (f"{word:<9}", style), f"  {trial.trial_id}")
-        self._print(head.append(plain(f"  {epochs}{spent}  {text}".rstrip())))
+        rest = plain(f"  {trial.trial_id}  {epochs}{spent}  {text}".rstrip())
+        self._print((f"{time.strftime('%H:%M:%S')}  ", "dim"), (f"{word:<9}", style), rest, indent=10)
 
-    def _print(self, text: Text) -> None:
+    def _print(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
         self._lined = time.monotonic()
-        self._console.print(text, soft_wrap=True)
+        print_words(self._console, *parts, indent=indent)
 
 
 _WIDE_NAMES = ("best mean_f1", "running", "waiting", "done", "stopped", "failed", "epochs", "left")
 _NARROW_NAMES = ("best", "run", "done", "stop", "fail", "epochs", "left")
 
 
-def _cells(tally: Tally, *, wide: bool) -> list[str]:
+def _cells(tally: Tally, *, wide: bool, alone: bool) -> list[str]:
+    """Word a row; `alone` is the row of one group, of which nothing is said before its first epoch.
+
+    From the other groups' cost it was once told as 1 s: at 64 px a model's time has little to do with its arithmetic.
+    """
     best = "–" if tally.best is None else f"{tally.best:.4f}"
-    left = "–" if tally.left_s is None else f"≤ {duration(tally.left_s)}" if tally.left_s else ""
+    bound = "~" if tally.guessed else "≤"
+    unknown = tally.left_s is None or (tally.guessed and alone)
+    left = "–" if unknown else f"{bound} {duration(tally.left_s)}" if tally.left_s else ""
     waiting = (tally.waiting,) if wide else ()
     counts = (tally.running, *waiting, tally.done, tally.stopped, tally.lost)
     return [best, *map(str, counts), f"{tally.epochs:,}{' of ' if wide else '/'}{tally.worst:,}", left]
@@ -281,7 +303,7 @@ def failure_table(trials: Iterable[Trial]) -> Table | None:
         return None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{counted(len(lost), 'trial')} without a result")
     for name in ("trial", "status", "epochs", "reason"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name != "reason")
     for trial in lost:
         table.add_row(Text(trial.trial_id), trial.status, str(len(trial.scores)), Text(plain(trial.reason)))
     return table

@@ -22,8 +22,10 @@ from sweep.cluster import connect
 from sweep.cluster.head_watch import HeadWatch
 from sweep.cluster.owner_only import private_folder
 from sweep.cluster.signals import Interrupted, StopSignals, end_now
+from sweep.console.leaderboard import print_notes
 from sweep.console.progress import Progress
-from sweep.console.summary import print_closing, print_header, print_notes
+from sweep.console.summary import print_closing, print_header
+from sweep.console.words import print_words
 from sweep.driving.ledger import Ledger
 from sweep.driving.trials import Leg
 from sweep.driving.worker import FIT, Ending, Task, demo_folder
@@ -240,7 +242,7 @@ class _Session:
             self._ledger.interrupted(stop.name)
             self._close(stop.exit_code)
             last = f"stopped by {stop.name}: {self._progress.counts()}; go on with --resume --name {self._name}"
-            self._console.print(last, soft_wrap=True, markup=False)
+            print_words(self._console, last)
             if stdout_is_lost():
                 print(last, file=sys.stderr)
             stop.told = True

@@ -83,7 +83,14 @@ def test_the_table_fits_a_terminal_whole(tmp_path: Path, width: int) -> None:
     assert {"efficientnet_v2_s", "mobilenet_v3_small", "all"} <= set(rows)
     assert "…" not in "".join(lines[:5])
     assert ("2 of 2,400" if width == 120 else "2/2,400") in rows["all"] and "0.3100" in rows["all"]
-    assert " h " in rows["all"] and "≤" in rows["all"]
+    # Of a backbone that has not begun nothing is known, and of all of them together about as much as of the other.
+    assert " h " in rows["all"] and "~" in rows["all"]
+    assert "≤" in rows["efficientnet_v2_s"] and rows["mobilenet_v3_small"].split()[-1] == "–"
+    while (leg := leg_of(ledger, Placement(64, 0))).trial.group != "mobilenet_v3_small":
+        pass
+    ledger.epoch(leg, figures(1, 0.31))
+    progress.epoch(leg, figures(1, 0.31) | {"train_s": 90.0})
+    assert "~" not in shown(progress, width) and "at most" in progress.sentence()
 
 
 def test_what_is_left_is_a_bound(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fairface_core.files.folder import open_folder
-from sweep.console.summary import leaderboard_table
+from sweep.console.leaderboard import leaderboard_table
 from sweep.page.write import write_report
 from sweep.results.leaderboard import build_board
 from sweep.run_folder.records import read_run
