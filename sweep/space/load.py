@@ -34,7 +34,7 @@ def load_space(path: Path, *, sets: Sequence[str] = (), **flags: Any) -> SweepSp
     if {"method", "parameters"} <= document.entries().keys():
         raise ConfigError(
             f"{document.entries()['method'].where}: a W&B sweep file (keys method and parameters); this command reads "
-            'spaces of its own words: docs/search_spaces.md has them beside those of W&B'
+            "spaces of its own words: docs/search_spaces.md has them beside those of W&B"
         )
     problems: list[str] = []
     notes: list[str] = []
