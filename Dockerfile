@@ -1,7 +1,7 @@
 # One image for a workstation, Kubernetes (sweep/templates/rayjob.yaml) and, through Apptainer, SLURM.
 #
 #   docker build -t fairface-sweep .                          # for NVIDIA GPUs: torch brings CUDA, the host its driver
-#   docker build --build-arg DEVICE=cpu -t fairface-sweep .
+#   docker build --build-arg TORCH_INDEX=URL -t fairface-sweep .     # without CUDA: URL of torch's builds for the CPU
 #   docker run --rm --init --gpus all -v DIR:/data:ro -v "$PWD/runs:/runs" -v fairface-cache:/cache fairface-sweep \
 #     --space search_spaces/backbones.yaml --root /data
 #
@@ -9,7 +9,7 @@
 # 1000, who must be able to write there.
 FROM python:3.12-slim-bookworm
 
-ARG DEVICE=cuda
+ARG TORCH_INDEX=
 
 # gcc: Triton builds its launchers with it, on GPUs. wget: KubeRay's probes.
 # hadolint ignore=DL3008
@@ -24,10 +24,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY fairface_core fairface_core
 COPY sweep sweep
 COPY search_spaces search_spaces
-# The builds of torch without CUDA are 4 GB smaller and lie in an index of their own.
+# The builds of torch without CUDA are 4 GB smaller and lie in an index of their own: pytorch.org says which.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    if [ "$DEVICE" = cpu ]; then index=--extra-index-url=https://download.pytorch.org/whl/cpu; fi \
-    && pip install ${index:+"$index"} .
+    pip install ${TORCH_INDEX:+--extra-index-url="$TORCH_INDEX"} .
 
 ENV FAIRFACE_CACHE_DIR=/cache/fairface \
     TORCH_HOME=/cache/torch \
