@@ -24,8 +24,9 @@ def open_regular(path: str | Path, *, follow_links: bool = True) -> BinaryIO:
         flags |= getattr(os, "O_NOFOLLOW", 0)
     try:
         handle = os.open(path, flags)
-    except ValueError as error:  # a NUL in the path
-        raise OSError(errno.EINVAL, str(error)) from error
+    except ValueError as error:
+        # Each Python words it in its own way.
+        raise OSError(errno.EINVAL, "a NUL is in its name") from error
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

@@ -162,7 +162,7 @@ def test_what_is_no_file_of_sane_size_is_refused_without_waiting(tmp_path: Path,
         path.symlink_to(path.name)
     words = {
         "fifo": "not a regular file but a FIFO", "sparse": "larger than 16,384 MiB", "folder": "Is a directory",
-        "absent": "No such file", "loop": "symbolic links", "nul": "null byte",
+        "absent": "No such file", "loop": "symbolic links", "nul": "NUL",
     }  # fmt: skip
     with pytest.raises(TensorFileError, match=words[kind]) as caught:
         read_tensors(path, "best.pt")

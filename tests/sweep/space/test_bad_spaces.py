@@ -273,7 +273,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
         "pipe": "cannot be read: not a regular file but a FIFO, a socket or a device; accepted: a YAML file",
         "/dev/zero": "cannot be read: not a regular file but a FIFO, a socket or a device; accepted: a YAML file",
         "loop": "cannot be read: Too many levels of symbolic links; accepted: a YAML file",
-        "a\0b": "cannot be read: embedded null byte; accepted: a YAML file",
+        "a\0b": "cannot be read: a NUL is in its name; accepted: a YAML file",
     }
     for name, outcome in outcomes.items():
         with pytest.raises(ConfigError) as refused:

@@ -235,7 +235,7 @@ def test_the_run_folder_keeps_the_text_and_what_was_changed(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("stem", "name"),
-    [("a b", "a_b"), ("..", "sweep"), ("x" * 200, "x" * 60), ("Größe", "Größe"), ("a;rm -rf", "a_rm_-rf")],
+    [("a b", "a_b"), ("._-", "sweep"), ("x" * 200, "x" * 60), ("Größe", "Größe"), ("a;rm -rf", "a_rm_-rf")],
 )
 def test_a_run_without_a_name_is_called_after_its_file(stem: str, name: str) -> None:
     spec = SweepSpec.model_construct(path=Path("spaces") / f"{stem}.yaml", text="")
