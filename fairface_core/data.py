@@ -32,7 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
         "check", help="one pass over labels and images",
         description="Read both label CSVs and open every image; print what is there and what is wrong.",
     )  # fmt: skip
-    add_flags(check, only=(*data_fields(), "num_workers"))
+    # Images are opened as they are, whatever a run keeps of them.
+    add_flags(check, only=(*(key for key in data_fields() if key != "cache_px"), "num_workers"))
     check.add_argument("--labels_only", action="store_true", help="do not open the images")
     check.add_argument(
         "--pairs_csv", type=Path, metavar="FILE", help="write the pairs of images that are nearly the same"

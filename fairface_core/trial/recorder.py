@@ -48,6 +48,7 @@ class Recorder:
         self.history: list[EpochReport] = []
         self.report: dict[str, Any] = {}
         self._attempts = 1
+        self._detail: Mapping[str, Any] = {}  # what the sweep says of a trial that runs
         self._timing: dict[str, Any] = {}
 
     @property
@@ -86,7 +87,9 @@ class Recorder:
 
     def _load(self) -> Mapping[str, Any] | None:
         folder = self.folder
-        self._attempts = read_status(folder)[0].attempts
+        found = read_status(folder)[0]
+        self._attempts = found.attempts
+        self._detail = found.detail if found.status == "running" else {}
         state = load_state(folder, config_digest=self.config.digest(), data_digest=self.data.digest)
         epochs, damages = read_history(folder)
         if state is None and (len(epochs) > 1 or damages):
@@ -195,6 +198,7 @@ class Recorder:
     ) -> None:
         # The last epoch's files already say `completed`: a scheduler may end the process right after it is reported.
         status = status or ("completed" if self.epoch >= self.config.epochs else "running")
+        detail = self._detail if detail is None else detail
         write_status(
             self.folder, status, reason=reason, detail=detail, epochs_trained=self.epoch, attempts=self._attempts
         )

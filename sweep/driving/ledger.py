@@ -19,8 +19,8 @@ from fairface_core.files.folder import Folder, write_json
 from fairface_core.trial.reports import EPOCH_FIGURES, STATE_FILES
 from fairface_core.trial.writing import write_history, write_status
 from sweep.driving.placement import Needs, Placement
-from sweep.driving.trials import AT_MOST_KEY, ERROR_FILE, Leg, Trial, open_trial
-from sweep.driving.worker import Ending
+from sweep.driving.trials import ERROR_FILE, Leg, Trial, open_trial
+from sweep.driving.worker import AT_MOST_KEY, Ending
 from sweep.plan.plan import Plan
 from sweep.policy.confirm import GroupChoice, choose_group
 from sweep.policy.race import RaceRule, choose_race

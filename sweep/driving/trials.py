@@ -15,7 +15,7 @@ from typing import Any
 from fairface_core.files.folder import Folder
 from fairface_core.trial.reports import constant_of, val_images_of
 from sweep.driving.placement import Needs
-from sweep.driving.worker import Ending
+from sweep.driving.worker import AT_MOST_KEY, Ending
 from sweep.plan.plan import PlannedTrial
 from sweep.policy.states import Phase, RungDecision, TrialState
 from sweep.run_folder.records import TrialRecord
@@ -23,8 +23,6 @@ from sweep.run_folder.records import TrialRecord
 # Ray's own memory monitor. Its text on any other death guesses at "the OOM killer" too.
 _MEMORY_WORDS = ("running low on memory", "NODE_OUT_OF_MEMORY")
 ERROR_FILE = "error.txt"
-# Of status.json's detail: images at a time that a trial which ran out of memory goes on with.
-AT_MOST_KEY = "images_at_once"
 # Orders of decisions whose file was lost only have to differ, and to come after all that were kept.
 _LOST_ORDER = 1_000_000
 

@@ -36,6 +36,8 @@ _CHECKS = {FIT: "fairface_core.training.checks"}
 # Key of a trial's last report to Ray; its value is an Ending as a dict.
 ENDING_KEY = "ending"
 NOTES_KEY = "notes"
+# Of status.json's detail: images at a time that a trial which ran out of memory goes on with.
+AT_MOST_KEY = "images_at_once"
 
 EndingKind = Literal["completed", "diverged", "oom", "device", "storage", "error", "crash", "stalled"]
 # The file system says no, and will say it again.
@@ -143,10 +145,12 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
             fit = seam(task.fit)
             _spare_imports()
             config = _config(task)
-            # `fit` keeps the number of attempts that it finds, and may repeat the last epoch, with the same figures.
-            written, damages = read_history(open_folder(config.out_dir))
+            folder = open_folder(config.out_dir)
+            # `fit` keeps attempts and detail as it finds them, and may repeat the last epoch, with the same figures.
+            written, damages = read_history(folder)
             notes += damages
-            write_status(open_folder(config.out_dir), "running", epochs_trained=len(written), attempts=task.attempt)
+            detail = {} if task.at_most is None else {AT_MOST_KEY: task.at_most}
+            write_status(folder, "running", epochs_trained=len(written), attempts=task.attempt, detail=detail)
             # Otherwise a rung at such an epoch would never be asked.
             for figures in written[task.epochs_heard :]:
                 tell(figures)

@@ -30,9 +30,10 @@ def complete(run: Folder, spec: SweepSpec) -> None:
 
 
 def rewrite(run: Folder, spec: SweepSpec, plan: Plan) -> None:
-    """Write what is asked of a run that is extended. plan.json comes last: until then the old space can be resumed."""
-    run.write("space.yaml", spec.recorded_text().encode())
+    """Write what is asked of a run that is extended. Killed anywhere, no space.yaml stands beside the plan of another."""
+    run.remove("space.yaml")
     write_json(run, "plan.json", plan.to_json())
+    complete(run, spec)
 
 
 def check_same(record: RunRecord, plan: Plan, *, force: bool, extend: bool = False) -> list[str]:

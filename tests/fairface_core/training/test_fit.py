@@ -25,7 +25,9 @@ from fairface_core.scoring.metrics import constant_mean_f1
 from fairface_core.training import fit as trainer
 from fairface_core.training.fit import cosine_lr
 from fairface_core.trial.epoch_writer import EpochWriter
+from fairface_core.trial.reading import read_status
 from fairface_core.trial.recorder import Recorder
+from fairface_core.trial.writing import write_status
 from tests.fairface_core.small_data import training_config as config
 
 BACKBONE = "mobilenet_v3_small"
@@ -325,6 +327,15 @@ def test_a_second_process_in_the_folder_is_refused(
     monkeypatch.setattr(trainer, "LOCK_TIMEOUT_S", 0.2)
     with FileLock(tmp_path / ".lock"), pytest.raises(FairfaceError, match="another process"):
         fit(config(demo_root, tmp_path))
+
+
+def test_what_a_sweep_says_of_a_trial_is_kept_while_it_runs(demo_root: Path, tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    write_status(folder, "running", epochs_trained=0, attempts=2, detail={"images_at_once": 8})
+    with pytest.raises(Stop):
+        fit(config(demo_root, tmp_path, resume=True), on_epoch=stop_after(1))
+    status = read_status(folder)[0]
+    assert (status.status, status.attempts, status.detail) == ("running", 2, {"images_at_once": 8})
 
 
 def test_training_learns(demo_root: Path, tmp_path: Path) -> None:

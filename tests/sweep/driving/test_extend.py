@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from fairface_core.errors import ConfigError
-from fairface_core.files.folder import open_folder
+from fairface_core.errors import ConfigError, StorageError
+from fairface_core.files.folder import Folder, open_folder
 from fairface_core.trial.writing import write_status
 from sweep.driving.worker import Ending
 from sweep.plan.expand import make_plan
 from sweep.plan.extend import adopt
 from sweep.results.benchmark import BENCHMARK_CSV, write_benchmark
 from sweep.run_folder.records import read_run
-from sweep.run_folder.request import check_same, rewrite
+from sweep.run_folder.request import check_same, complete, rewrite
 from sweep.space.load import load_space
 from tests.sweep import fake_sweeps
 from tests.sweep.driving.test_race_ledger import EPOCHS, RACE, SPACE, Sweep
@@ -36,6 +36,31 @@ def extend(sweep: Sweep, **changes: Any) -> None:
     check_same(record, sweep.plan, force=True, extend=True)
     rewrite(sweep.run, sweep.spec, sweep.plan)
     sweep.open()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_no_other_space_stands_beside_a_plan_whenever_it_is_killed(
+    tmp_path: Path, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(tmp_path, space=SMALL, scheduler=FIFO)
+    old = sweep.spec
+    complete(sweep.run, old)
+    write = Folder.write
+
+    def refuse(folder: Folder, name: str, payload: Any) -> None:
+        if name == ("plan.json" if killed else "space.yaml"):
+            raise StorageError("killed here")
+        write(folder, name, payload)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="killed here"):
+        patch.setattr(Folder, "write", refuse)
+        extend(sweep, space=LARGER, scheduler=FIFO, fixed=FIXED)
+    assert not sweep.run.exists("space.yaml")
+    left = read_run(sweep.run).plan
+    asked = old if killed else sweep.spec
+    assert len(left.trials) == (2 if killed else 6)
+    complete(sweep.run, asked)
+    assert sweep.run.read("space.yaml").decode() == asked.recorded_text()
 
 
 def contents(sweep: Sweep) -> dict[str, bytes]:

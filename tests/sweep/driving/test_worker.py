@@ -88,6 +88,16 @@ def test_a_leg_reports_each_epoch_and_its_end(tmp_path: Path) -> None:
     assert read_json(open_folder(tmp_path / "run" / "trials" / "t"), "status.json")["attempts"] == 3
 
 
+def test_a_driver_that_is_killed_leaves_word_of_what_fits_into_memory(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "run" / "trials" / "t")
+    run_leg(task(tmp_path, at_most=32, fit="tests.sweep.driving.test_worker:killed"), lambda _: None)
+    assert read_json(folder, "status.json")["detail"] == {"images_at_once": 32}
+
+
+def killed(config: object, **_: object) -> None:
+    raise ValueError("a process that ends before it writes")
+
+
 def test_a_leg_that_is_stopped_writes_nothing_after_it(tmp_path: Path) -> None:
     def stop(report: dict[str, object]) -> None:
         if report["epoch"] == 2:
