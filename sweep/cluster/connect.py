@@ -37,7 +37,7 @@ import psutil
 
 from fairface_core.errors import ConfigError
 from fairface_core.machine.resources import local_cpus, local_gpus
-from sweep.cluster.head_watch import knock
+from sweep.cluster.head_watch import greets
 from sweep.cluster.owner_only import ensure_private_token, private_folder, token_hint
 from sweep.cluster.ray_log import last_words
 
@@ -295,14 +295,19 @@ def _assert_loopback(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise ConfigError if nothing listens there; Ray would try for minutes, with a screen of warnings."""
+    """Raise ConfigError if no Ray listens there; it would try for minutes, with a screen of warnings or none."""
     if address == "auto":
         return
     try:
-        knock(address, timeout_s=_KNOCK_S)
+        is_head = greets(address, timeout_s=_KNOCK_S) or os.environ.get("RAY_USE_TLS", "0") not in ("0", "")
     except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(_why_not(address, ConnectionError(reason))) from error
+    if not is_head:
+        reason = (
+            "what answers there is no Ray head: its port is 6379 if `ray start` named no other, 8265 the dashboard's"
+        )
+        raise ConfigError(_why_not(address, ConnectionError(reason)))
 
 
 def _why_not(address: str | None, error: Exception, said: Sequence[str] = ()) -> str:

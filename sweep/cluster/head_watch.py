@@ -19,12 +19,30 @@ EVERY_S = 2.0
 REFUSED_S = 10.0
 # No answer at all: the machine or the network is gone.
 SILENT_S = 30.0
+# RFC 9113, 3.4 and 6.5: both sides begin with a frame of settings, the client's after a preface; 4 is the frame's type.
+_SETTINGS = b"\x04"
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + bytes(5)
 
 
 def knock(address: str, *, timeout_s: float) -> None:
     """Raise OSError if nothing answers at HOST:PORT, ValueError or OverflowError if it is no address."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+
+
+def greets(address: str, *, timeout_s: float) -> bool:
+    """Say whether what answers at HOST:PORT speaks HTTP/2, as the GCS of a head does; Ray waits for it for minutes.
+
+    Raises:
+        OSError: As `knock`, like ValueError and OverflowError.
+    """
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as connection:
+        connection.sendall(_PREFACE)
+        try:
+            return connection.recv(4, socket.MSG_WAITALL)[3:] == _SETTINGS
+        except TimeoutError:
+            return False
 
 
 class HeadWatch:

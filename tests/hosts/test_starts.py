@@ -8,7 +8,15 @@ lie in TMPDIR where its path is short enough, else in the first of /tmp, /var/tm
 
 from __future__ import annotations
 
+import http.server
+import os
+import shutil
 import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +26,9 @@ from sweep.cluster import connect, owner_only
 from sweep.cluster.owner_only import private_folder
 from sweep.cluster.ray_log import last_words
 from tests.sweep import fake_sweeps
-from tests.sweep.test_run import call, run, started, storage, wait_for  # noqa: F401  # storage is a fixture
+from tests.sweep.fake_sweeps import PROJECT
+from tests.sweep.test_run import call, command, environment, run, started
+from tests.sweep.test_run import storage as storage
 
 ONE = {
     "space": {"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-3]}, "seed": {"grid": [41]}},
@@ -36,7 +46,7 @@ def nobody_there() -> str:
 
 @pytest.mark.parametrize("words", [(), ("--address", "local")])
 def test_no_temporary_folder_is_one_line_and_burns_no_name(
-    words: tuple[str, ...], storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    words: tuple[str, ...], storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Twice the same command, twice the same answer."""
@@ -56,7 +66,7 @@ def test_no_temporary_folder_is_one_line_and_burns_no_name(
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_what_the_user_gave_is_named(
-    flag: bool, nobody_there: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    flag: bool, nobody_there: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RAY_ADDRESS", "" if flag else nobody_there)
@@ -71,7 +81,7 @@ def test_what_the_user_gave_is_named(
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "nonsense", "host:port", "127.0.0.1:99999999"])
 def test_no_address_is_one_line(
-    address: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    address: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -80,9 +90,31 @@ def test_no_address_is_one_line(
     assert line.startswith(f"error: RAY_ADDRESS={address}: ")
 
 
-def test_a_ray_of_our_own_follows_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
+class Silent(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(1024)
+        time.sleep(2)
 
+
+@pytest.mark.parametrize("handler", [http.server.BaseHTTPRequestHandler, Silent], ids=["a web server", "silence"])
+def test_a_port_that_something_else_has_is_one_line(
+    handler: type[socketserver.BaseRequestHandler], storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Such as the dashboard's, which Ray itself tells first. Its client waited for more than 280 s without a word."""
+    monkeypatch.setattr(connect, "_KNOCK_S", 0.5)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        words = ("--address", f"127.0.0.1:{server.server_address[1]}")
+        assert call("--space", fake_sweeps.write_space(tmp_path, **ONE), "--storage", storage, *words) == 2
+        server.shutdown()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        f"error: --address 127.0.0.1:{server.server_address[1]}: cannot join (what answers there is no Ray head" in line
+    )
+
+
+def test_a_ray_of_our_own_follows_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_RUNTIME_ENV_HOOK", "RAY_NAMESPACE"):
         monkeypatch.setenv(name, "elsewhere")
     connect.prepare(None)
@@ -121,7 +153,7 @@ def test_the_last_words_are_those_that_say_why(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_ray_that_fails_says_why_and_the_same_command_works_later(storage: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_ray_that_fails_says_why_and_the_same_command_works_later(storage: Path, tmp_path: Path) -> None:
     space = fake_sweeps.write_space(tmp_path, **ONE)
     with pytest.MonkeyPatch.context() as patch:
         # Ray waits half a minute for a server that ended at once.
@@ -140,7 +172,7 @@ def test_a_ray_that_fails_says_why_and_the_same_command_works_later(storage: Pat
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_unnamed_sweeps_at_once_both_run(storage: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_two_unnamed_sweeps_at_once_both_run(storage: Path, tmp_path: Path) -> None:
     space = fake_sweeps.write_space(tmp_path, **ONE)
     space.write_text(space.read_text().replace("name: run\n", ""))
     with started(space, storage) as one, started(space, storage) as other:
@@ -167,3 +199,25 @@ def test_an_error_of_ray_names_the_machine() -> None:
     assert "Ray does not start on this machine: x; gcs: y" in connect._why_not(None, RuntimeError("x\nz"), ["gcs: y"])
     with pytest.raises(ConfigError, match=r"ray://h:1: Ray Client is not supported"):
         connect.prepare("ray://h:1")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("folder", ["large", "search_spaces"])
+def test_uv_run_starts_a_sweep_from_any_folder(folder: str, storage: Path, tmp_path: Path) -> None:
+    """Ray's hook for it would send the working folder to every worker: 700 MB is refused, and a subfolder has no project."""
+    uv = shutil.which("uv", path=f"{sys.prefix}/bin:{os.environ.get('PATH', '')}")
+    if uv is None:
+        pytest.skip("uv is not installed here")
+    where = PROJECT / folder if folder == "search_spaces" else tmp_path / folder
+    if folder == "large":
+        where.mkdir()
+        with (where / "weights.bin").open("wb") as file:
+            file.truncate(700 * 2**20)
+    words = command(fake_sweeps.write_space(tmp_path, **ONE), storage)
+    done = subprocess.run(
+        [uv, "run", "--no-project", "--python", *words], cwd=where, capture_output=True, text=True, timeout=240,
+        check=False, env={**environment(), "UV_OFFLINE": "1", "UV_NO_CONFIG": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (storage / "run" / "benchmark_results.csv").is_file()

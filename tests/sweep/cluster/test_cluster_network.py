@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
+import socket
 import stat
 import time
 import urllib.error
@@ -16,17 +18,31 @@ import pytest
 
 from sweep.cluster import owner_only
 from sweep.cluster.connect import Cluster
+from sweep.cluster.head_watch import greets
 from tests.sweep import fake_sweeps
 
 pytestmark = pytest.mark.ray
+DASHBOARD_PORT = 8265
 
 
 @pytest.fixture(scope="module")
 def held() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAIRFACE_DASHBOARD", "1")
-        with fake_sweeps.held_ray(num_cpus=2) as started:
-            yield started
+        with socket.socket() as other:
+            # Another dashboard's, or another program's.
+            with contextlib.suppress(OSError):
+                other.bind(("127.0.0.1", DASHBOARD_PORT))
+                other.listen()
+            with fake_sweeps.held_ray(num_cpus=2) as started:
+                yield started
+
+
+def test_a_port_that_is_taken_is_no_obstacle(held: Cluster) -> None:
+    assert held.dashboard is not None
+    assert not held.dashboard.endswith(f":{DASHBOARD_PORT}")
+    assert greets(held.address, timeout_s=10)
+    assert not greets(held.dashboard.removeprefix("http://"), timeout_s=10)
 
 
 def ray_processes() -> list[psutil.Process]:
