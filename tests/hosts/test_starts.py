@@ -216,7 +216,7 @@ def test_uv_run_starts_a_sweep_from_any_folder(folder: str, storage: Path, tmp_p
             file.truncate(700 * 2**20)
     words = command(fake_sweeps.write_space(tmp_path, **ONE), storage)
     done = subprocess.run(
-        [uv, "run", "--no-project", "--python", *words], cwd=where, capture_output=True, text=True, timeout=240,
+        [uv, "run", "--no-project", "--python", sys.executable, *words], cwd=where, capture_output=True, text=True, timeout=240,
         check=False, env={**environment(), "UV_OFFLINE": "1", "UV_NO_CONFIG": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
