@@ -82,6 +82,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 # Set to 0: our own Ray is started without its dashboard.
 NO_DASHBOARD = "FAIRFACE_DASHBOARD"
 _KNOCK_S = 10.0
+_MAX_CHARS = 500
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,9 @@ def _knock(address: str) -> None:
 
 
 def _why_not(address: str | None, error: Exception, said: Sequence[str] = ()) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Ray says what failed in the first line and why in the last one, behind a traceback of another process.
+    reason = "; ".join(dict.fromkeys((lines[0], lines[-1][:_MAX_CHARS])))
     if address is None:
         return "; ".join([f"Ray does not start on this machine: {reason}", *said])
     own = "" if _typed(address) else "; unset RAY_ADDRESS, or give --address local, to start Ray on this machine"

@@ -9,6 +9,10 @@ from pathlib import Path
 # [2026-11-26 15:07:35,854 C 15554 15554] (gcs_server) gcs_server.cc:951: Unsupported GCS storage type: bogus
 _SEVERE = re.compile(r"\[[^\]]* [ECF] \d+ \d+\] (?:\(\w+\) )?[\w.]+:\d+: +(?P<words>.+)")
 _PYTHON = re.compile(r"(?P<words>(?:[\w.]+(?:Error|Exception)|OSError)\b.*)")
+# Its Python processes then take the next port.
+_HANDLED = "ddress already in use"
+# Without them there is no Ray; the others look at it.
+_SERVERS = ("gcs_server", "raylet")
 _MAX_BYTES = 2**20
 _MAX_LINES = 3
 _MAX_CHARS = 300
@@ -21,7 +25,8 @@ def last_words(session_dir: Path) -> list[str]:
         session_dir: Its `_temp_dir`, as long as that is there.
     """
     found: dict[str, None] = {}
-    for path in sorted(session_dir.glob("session_latest/logs/*")):
+    logs = session_dir.glob("session_latest/logs/*")
+    for path in sorted(logs, key=lambda log: (not log.name.startswith(_SERVERS), log.name)):
         if path.suffix not in (".err", ".out", ".log"):
             continue
         with contextlib.suppress(OSError):
@@ -33,4 +38,4 @@ def last_words(session_dir: Path) -> list[str]:
 
 
 def _match(line: str) -> re.Match[str] | None:
-    return _SEVERE.match(line) or _PYTHON.match(line)
+    return _SEVERE.match(line) or (None if _HANDLED in line else _PYTHON.match(line))

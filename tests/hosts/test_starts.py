@@ -145,8 +145,9 @@ def test_the_last_words_are_those_that_say_why(tmp_path: Path) -> None:
         "Traceback (most recent call last):\n  File x\nPermissionError: [Errno 13] /x\n"
     )
     (logs / "raylet.out").write_bytes(b"\xff\xfe nothing\n")
+    (logs / "dashboard_agent.log").write_text("OSError: [Errno 98] Address already in use\n")
     assert last_words(tmp_path) == [
-        "dashboard: PermissionError: [Errno 13] /x", "gcs_server: Unsupported GCS storage type: bogus"
+        "gcs_server: Unsupported GCS storage type: bogus", "dashboard: PermissionError: [Errno 13] /x"
     ]  # fmt: skip
     assert last_words(tmp_path / "none") == []
 
@@ -196,7 +197,8 @@ def test_unnamed_sweeps_of_one_second_have_names_of_their_own(tmp_path: Path, mo
 
 
 def test_an_error_of_ray_names_the_machine() -> None:
-    assert "Ray does not start on this machine: x; gcs: y" in connect._why_not(None, RuntimeError("x\nz"), ["gcs: y"])
+    error = RuntimeError("x\nTraceback (most recent call last):\n  File f\nValueError: z\n")
+    assert "Ray does not start on this machine: x; ValueError: z; gcs: y" in connect._why_not(None, error, ["gcs: y"])
     with pytest.raises(ConfigError, match=r"ray://h:1: Ray Client is not supported"):
         connect.prepare("ray://h:1")
 
