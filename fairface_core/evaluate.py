@@ -49,12 +49,16 @@ def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where
     """Build the config that scores a checkpoint: its own fields where it has them, the caller's flags on top.
 
     The original script drew its split with `random_state=seed`, so a checkpoint that names no `split_seed` is scored
-    on the split of its `seed`: the images that script printed its test metrics for.
+    on the split of its `seed`: the images that script printed its test metrics for. What became of copies was chosen
+    for the checkpoint's own protocol: with another one, that one's default applies.
     """
     # What decides no result is this machine's affair and not the checkpoint's; its weights are in it.
     known = {key: value for key, value in cfg.items() if key in identity_fields() - {"weights"}}
     if "split_seed" not in known and "seed" in known:
         known["split_seed"] = known["seed"]
+    own_protocol = known.get("protocol", TrainConfig.model_fields["protocol"].default)
+    if flags.get("protocol", own_protocol) != own_protocol:
+        known.pop("drop_duplicates", None)
     strays = [name for name in ("train_csv", "val_csv") if name not in flags and not _stays_in_root(known.get(name))]
     if strays:
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from torch import nn
 from torchvision import transforms
 
+from fairface_core.config.train_config import TrainConfig
 from fairface_core.evaluate import checkpoint_config, main
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.model.network import AgeGenderModel
@@ -194,6 +196,34 @@ def test_our_own_checkpoint_scores_as_its_report_says(
     assert got["num_images"] == 40
     got = evaluated(demo_root, tmp_path / "run" / "best.pt", capsys, "--split", "val")
     assert got["val_metrics"]["mean_f1"] == pytest.approx(report.mean_f1, rel=1e-6)
+
+
+def test_a_seed_checkpoint_scored_by_the_official_protocol_leaves_out_copies_of_test_images(
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "faces"
+    shutil.copytree(demo_root, root)
+    train, val = (pd.read_csv(root / f"fairface_label_{name}.csv").file for name in ("train", "val"))
+    shutil.copyfile(root / val[0], root / train[0])
+    model = AgeGenderModel("mobilenet_v3_small", 32, 0.0)
+    cfg = TrainConfig(backbone="mobilenet_v3_small", image_size=32).model_dump(mode="json")
+    path = tmp_path / "best.pt"
+    torch.save({"model": model.state_dict(), "cfg": cfg, "epoch": 1}, path)
+
+    def copies(*flags: str) -> tuple[str, int, int]:
+        got = evaluated(root, path, capsys, *flags)
+        left_out = got["data"]["duplicates_dropped"]
+        assert left_out.get("test", 0) == 0, "what is scored must not move"
+        return got["data"]["drop_duplicates"], got["num_images"], left_out.get("train", 0) + left_out.get("val", 0)
+
+    assert cfg["drop_duplicates"] == "none"
+    assert copies("--protocol", "official") == ("cross_split", len(val), 1)
+    assert copies("--protocol", "official", "--drop_duplicates", "none") == ("none", len(val), 0)
+    assert copies() == copies("--protocol", "seed") == ("none", 40, 0)
+    # And the other way round: a checkpoint of the official protocol, on the images of the other one.
+    official = TrainConfig(protocol="official").model_dump(mode="json")
+    assert checkpoint_config(official, {}, where="x").drop_duplicates == "cross_split"
+    assert checkpoint_config(official, {"protocol": "seed"}, where="x").drop_duplicates == "none"
 
 
 def test_bad_checkpoints_and_flags(demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
