@@ -1,21 +1,53 @@
-"""Name -> BackboneSpec. Adding a backbone is one entry in `BACKBONES`; nothing else lists them.
+"""Name -> BackboneSpec; `python -m fairface_core.backbones [PATTERN]` lists them.
 
-This module imports torch only inside `build`, so the command lines can list names at once.
+Adding one of torchvision's is one entry in `BACKBONES`, and nothing else lists them; timm's, `timm/NAME`, need none. For
+the former torch is imported inside `build` alone, so the command lines can list names at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import csv
+import fnmatch
+import functools
+import itertools
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fairface_core import timm_models
+from fairface_core.console import Parser, run_door
+from fairface_core.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from torch import nn
 
+TIMM, TIMM_PATTERN = timm_models.PREFIX, timm_models.NAME_PATTERN
+# Of more names than this a person chooses by another pattern; each takes half a second to count.
+MAX_MATCHES = 64
+# Up to 2.4 % of the multiply-adds in depthwise convolutions bfloat16 was measured faster on AMX tiles, at 13 % slower
+# (BackboneSpec.amx_bf16); in between nothing was measured.
+_FEW_DEPTHWISE = 0.03
+_MOSTLY = 0.5
+_MEASURED = Path(__file__).with_name("backbones_measured.csv")
+
+
+class Normalization(NamedTuple):
+    """Mean and deviation of red, green and blue in 0..1 that a network's images are normalized by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What the project knows of one torchvision classifier.
+    """What the project knows of one classifier.
 
     Attributes:
         name: torchvision's builder name.
@@ -30,6 +62,8 @@ class BackboneSpec:
         amx_bf16: Whether bfloat16 was measured faster than float32 on a CPU with AMX tiles: 1.4 to 3.2 times, but half
             as fast where most of the work is depthwise convolutions.
         batch_norm: Whether it takes the variance of a batch, which one image has not.
+        normalization: What its pretrained weights were trained with.
+        interpolation: How their authors resized images; here it is bilinear for all.
     """
 
     name: str
@@ -42,6 +76,14 @@ class BackboneSpec:
     channels_last: bool
     amx_bf16: bool
     batch_norm: bool
+    normalization: Normalization = IMAGENET
+    interpolation: str = "bilinear"
+
+    def size_problem(self, image_size: int) -> str | None:
+        """Return what is wrong with an input size, or None."""
+        if self.name.startswith("vit_") and image_size % 16:
+            return f"image_size = {image_size}: {self.name} cuts the image into patches of 16 px; use a multiple of 16"
+        return None
 
     def build(self, image_size: int) -> nn.Module:
         """Return the feature extractor with fresh weights, `float [B, 3, S, S] -> float [B, feature_dim]`."""
@@ -57,6 +99,22 @@ class BackboneSpec:
         assert owner.get_submodule(leaf).in_features == self.feature_dim, self.name
         setattr(owner, leaf, nn.Identity())
         return network
+
+
+class TimmSpec(BackboneSpec):
+    """One of timm's classifiers, told by its own registry and counted; see timm_models.py."""
+
+    def size_problem(self, image_size: int) -> str | None:
+        """Return what is wrong with an input size, or None."""
+        try:
+            timm_models.counted(self.name.removeprefix(TIMM), image_size)
+        except ConfigError as error:
+            return error.problems[0]
+        return None
+
+    def build(self, image_size: int) -> nn.Module:
+        """Return the feature extractor with fresh weights, `float [B, 3, S, S] -> float [B, feature_dim]`."""
+        return timm_models.build(self.name.removeprefix(TIMM), image_size)
 
 
 BACKBONES: dict[str, BackboneSpec] = {
@@ -76,9 +134,85 @@ BACKBONES: dict[str, BackboneSpec] = {
 }
 
 
+def spec_of(backbone: str) -> BackboneSpec:
+    """Return what is known of a backbone: an entry of `BACKBONES`, or one of timm's by its name `timm/NAME`.
+
+    Raises:
+        ConfigError: If there is none of that name, or it cannot be used at its own input size.
+    """
+    if backbone in BACKBONES:
+        return BACKBONES[backbone]
+    if backbone.startswith(TIMM):
+        return _timm_spec(backbone)
+    from difflib import get_close_matches
+
+    close = get_close_matches(backbone, BACKBONES, n=1)
+    hint = f' (did you mean "{close[0]}"?)' if close else ""
+    raise ConfigError(
+        f"backbone = {shown(backbone, 200)} is not known{hint}; accepted: {', '.join(BACKBONES)}, {TIMM}NAME"
+    )
+
+
+@functools.cache
+def _timm_spec(backbone: str) -> BackboneSpec:
+    name = backbone.removeprefix(TIMM)
+    entry = timm_models.entry(name)
+    found = timm_models.counted(name, entry.image_size)
+    return TimmSpec(
+        backbone, name.partition(".")[2], entry.image_size, found.feature_dim, "",
+        found.num_params + _heads_params(found.feature_dim), found.gmac,
+        # convnext_tiny, whose 1 x 1 convolutions are linear layers, gains nothing; networks of convolutions do.
+        channels_last=found.conv_share >= _MOSTLY,
+        amx_bf16=found.depthwise_share <= _FEW_DEPTHWISE,
+        batch_norm=found.batch_norm,
+        normalization=Normalization(entry.mean, entry.std),
+        interpolation=entry.interpolation,
+    )  # fmt: skip
+
+
+def _heads_params(feature_dim: int) -> int:
+    return (feature_dim + 1) * (512 + 256) + 513 * 9 + 257 * 2
+
+
+def matching(pattern: str, *, most: int = MAX_MATCHES) -> tuple[str, ...]:
+    """Return the backbones whose names a pattern of `*`, `?`, `[...]` and `{this,that}` matches, in order.
+
+    A pattern that begins with `timm/` asks timm; one with a dot there asks for names with those of their weights.
+
+    Raises:
+        ConfigError: If none does, or more than `most`, or timm is not installed.
+    """
+    found: dict[str, None] = {}
+    for one in _alternatives(pattern):
+        if one.startswith(TIMM):
+            found.update(dict.fromkeys(TIMM + name for name in timm_models.names(one.removeprefix(TIMM))))
+        else:
+            found.update(dict.fromkeys(name for name in BACKBONES if fnmatch.fnmatchcase(name, one)))
+    if not found:
+        words = re.sub(r"[^A-Za-z0-9_]+", " ", pattern.removeprefix(TIMM)).split()
+        near = timm_models.near(max(words, key=len)) if pattern.startswith(TIMM) and words else list(BACKBONES)
+        like = f"; there are {', '.join(TIMM * pattern.startswith(TIMM) + name for name in near)}" if near else ""
+        raise ConfigError(f"{shown(pattern, 200)} matches no backbone{like}")
+    if len(found) > most:
+        raise ConfigError(
+            f"{shown(pattern, 200)} matches {len(found):,} backbones; accepted: up to {most}; such as "
+            f"{', '.join(itertools.islice(found, 3))}"
+        )
+    return tuple(found)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Write out braces: `a{b,c}d` is `abd` and `acd`."""
+    inner = re.search(r"\{([^{}]*)\}", pattern)
+    if inner is None or pattern.count("{") > 4:
+        return [pattern]
+    before, after = pattern[: inner.start()], pattern[inner.end() :]
+    return [whole for word in inner[1].split(",") for whole in _alternatives(before + word + after)]
+
+
 def input_size(backbone: str, image_size: int | None) -> int:
     """Return the square input in pixels: the one asked for, or the backbone's own."""
-    return image_size or BACKBONES[backbone].image_size
+    return image_size or spec_of(backbone).image_size
 
 
 def relative_cost(config: Mapping[str, Any]) -> float:
@@ -89,7 +223,7 @@ def relative_cost(config: Mapping[str, Any]) -> float:
     Args:
         config: TrainConfig fields; `backbone`, and `image_size`, `epochs`, `limit_train` where present.
     """
-    spec = BACKBONES[config["backbone"]]
+    spec = spec_of(config["backbone"])
     size = input_size(spec.name, config.get("image_size"))
     return (
         (config.get("epochs") or 1) * (config.get("limit_train") or 86_744) * spec.gmac * (size / spec.image_size) ** 2
@@ -98,14 +232,68 @@ def relative_cost(config: Mapping[str, Any]) -> float:
 
 def check_image_size(backbone: str, image_size: int | None) -> str | None:
     """Return what is wrong with an input size for this backbone, or None."""
-    size = input_size(backbone, image_size)
-    if backbone.startswith("vit_") and size % 16:
-        return f"image_size = {size}: {backbone} cuts the image into patches of 16 px; use a multiple of 16"
-    return None
+    return spec_of(backbone).size_problem(input_size(backbone, image_size))
 
 
 def check_micro_batch(backbone: str, micro_batch_size: int | None) -> str | None:
     """Return what is wrong with a micro-batch for this backbone, or None."""
-    if micro_batch_size == 1 and BACKBONES[backbone].batch_norm:
+    if micro_batch_size == 1 and spec_of(backbone).batch_norm:
         return f"micro_batch_size = 1: {backbone} normalizes by the variance of a batch; accepted: 2 or more"
     return None
+
+
+@functools.cache
+def measured() -> dict[str, tuple[str, ...]]:
+    """Return by backbone the training speeds that were measured for this project: `810 images/s at 64 px, 2 cores`."""
+    rows: dict[str, tuple[str, ...]] = {}
+    with _MEASURED.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            told = f"{float(row['images_per_s']):,.4g} at {row['image_size']} px, {row['machine']}"
+            rows[row["backbone"]] = (*rows.get(row["backbone"], ()), told)
+    return rows
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = Parser(
+        prog="python -m fairface_core.backbones",
+        description="List backbones with their size, cost and, where it was measured here, speed in training.",
+    )
+    parser.add_argument(
+        "pattern", nargs="?", default="*", metavar="PATTERN",
+        help="such as 'timm/convnextv2_{atto,femto}*'; quote it; without one, torchvision's that are built in",
+    )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List backbones; return the exit code."""
+    return run_door(make_parser(), _list, argv)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    names, refused = matching(arguments.pattern, most=sys.maxsize), 0
+    width = max(map(len, names))
+    if len(names) > MAX_MATCHES:
+        print("\n".join(names))
+        print(f"{len(names):,} backbones; a pattern of up to {MAX_MATCHES} tells their sizes too", file=sys.stderr)
+        return 0
+    print(f"{'backbone':{width}}  params M   GMAC  input px  interpolation  images/s in training")
+    for name in names:
+        try:
+            spec = spec_of(name)
+        except ConfigError as error:
+            refused += 1
+            print(f"{name:{width}}  cannot be used: {error.problems[0]}")
+            continue
+        speed = "; ".join(measured().get(name, ()))
+        print(
+            f"{name:{width}}  {spec.num_params / 1e6:8.1f} {spec.gmac:6.2f}  {spec.image_size:8}  "
+            f"{spec.interpolation:13}  {speed}".rstrip()
+        )
+    return int(refused == len(names))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,7 +53,7 @@ def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where
     for the checkpoint's own protocol: with another one, that one's default applies.
     """
     # What decides no result is this machine's affair and not the checkpoint's; its weights are in it.
-    known = {key: value for key, value in cfg.items() if key in identity_fields() - {"weights"}}
+    known = {key: value for key, value in cfg.items() if key in identity_fields() - {"weights", "weights_map"}}
     if "split_seed" not in known and "seed" in known:
         known["split_seed"] = known["seed"]
     own_protocol = known.get("protocol", TrainConfig.model_fields["protocol"].default)
@@ -142,7 +142,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     from fairface_core.trial.writing import scored_details
 
     image_size = input_size(config.backbone, config.image_size)
-    model = AgeGenderModel(config.backbone, image_size, config.dropout)
+    model = AgeGenderModel(config.backbone, image_size, config.dropout, checkpoint.normalization)
     load_weights(model, checkpoint.model, where=where)
     with progress_bar("decoding images") as progress:
         data = prepare_data(config, progress=progress)

@@ -48,7 +48,7 @@ def test_the_original_full_example_parses() -> None:
 
 
 COMMANDS = ["fairface_core.train", "fairface_core.evaluate", "fairface_core.predict", "fairface_core.export",
-            "fairface_core.data", "fairface_core.demo", "sweep.run", "sweep.report"]  # fmt: skip
+            "fairface_core.data", "fairface_core.demo", "fairface_core.backbones", "sweep.run", "sweep.report"]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fairface_core.config.wording import nearest, unknown_key, validation_problem
+from fairface_core.config.wording import unknown_key, validation_problem
 from fairface_core.errors import ConfigError, is_text, not_utf8, shown
 
 # Fields that came after the first release: they enter digests only where they are set.
-_ADDED = frozenset({"margin", "cache_px"})
+_ADDED = frozenset({"margin", "cache_px", "weights_map"})
+# What begins so names a file inside an installed Python package: `package:NAME/inner/file.pth`.
+PACKAGE = "package:"
 # YAML reads 0.25 as a number.
 Margin = Annotated[
     Literal["0.25", "1.25"],
@@ -97,8 +99,13 @@ class TrainConfig(BaseModel):
     )
 
     # Model.
-    backbone: str = _field("resnet50", "torchvision backbone", tunable=True)
-    weights: str = _field("imagenet", "imagenet, none, or the path of a .pth file", tunable=True)
+    backbone: str = _field("resnet50", "torchvision backbone, or timm/NAME", tunable=True)
+    weights: str = _field(
+        "imagenet", "imagenet, none, the path of a .pth or .safetensors file, or package:NAME/FILE", tunable=True
+    )
+    weights_map: str | None = _field(
+        None, "YAML file of PATTERN: REPLACEMENT for a weights file whose names are another program's", tunable=True
+    )
     image_size: int | None = _field(
         None, "square input in pixels; default: the backbone's own", tunable=True, ge=32, le=1024
     )
@@ -224,8 +231,8 @@ def data_fields(*kinds: Literal["where", "which"]) -> tuple[str, ...]:
 
 def absolute_path(key: str, value: Any) -> Any:
     """Return a field's value, with a path made absolute now: a trial of a sweep runs in another working folder."""
-    if key == "weights" and isinstance(value, str) and value not in ("imagenet", "none"):
-        return str(Path(value).expanduser().absolute())
+    if key in ("weights", "weights_map") and isinstance(value, str) and value not in ("imagenet", "none"):
+        return value if value.startswith(PACKAGE) else str(Path(value).expanduser().absolute())
     return value
 
 
@@ -240,7 +247,7 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
         ConfigError: With one line for each unknown key or value out of range.
     """
     # Imported here: backbones.py needs no torch either, but the config stays at the bottom of the house.
-    from fairface_core.backbones import BACKBONES, check_image_size, check_micro_batch
+    from fairface_core.backbones import check_image_size, check_micro_batch, spec_of
 
     problems = [
         unknown_key(where, key, TrainConfig.model_fields) for key in values if key not in TrainConfig.model_fields
@@ -255,12 +262,13 @@ def make_config(values: Mapping[str, Any], *, where: str = "config") -> TrainCon
     problems += [
         not_utf8(f"{where}: {key} = {shown(text, 200)}") for key, text in texts.items() if not is_text(str(text))
     ]
-    name = known.get("backbone")
-    if isinstance(name, str) and name not in BACKBONES:
-        problems.append(
-            f"{where}: backbone = {shown(name, 200)} is not known{nearest(name, BACKBONES)}; accepted: {', '.join(BACKBONES)}"
-        )
-    elif config is not None:
+    try:
+        if isinstance(name := known.get("backbone"), str):
+            spec_of(name)
+    except ConfigError as error:
+        problems += [f"{where}: {problem}" for problem in error.problems]
+        config = None
+    if config is not None:
         checked = (
             check_image_size(config.backbone, config.image_size),
             check_micro_batch(config.backbone, config.micro_batch_size),

@@ -11,7 +11,6 @@ import yaml
 from fairface_core.exporting.graph import INPUT, OUTPUTS, Kind
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.prediction.models import Member
-from fairface_core.training.augment import MEAN, STD
 
 # FairFace's val images: what the hub's data set calls `validation`.
 _HUB_DATASET, _HUB_IMAGES = "HuggingFaceM4/FairFace", 10_954
@@ -27,7 +26,7 @@ def config_of(member: Member, backbone: str, dropout: float, kind: Kind, facts: 
 
     Args:
         member: The model.
-        backbone: torchvision's name of its backbone.
+        backbone: The name of its backbone.
         dropout: Of both heads; of no effect when it answers.
         kind: What the exported graphs take.
         facts: `metrics`, `intervals`, `num_images`, `protocol` and the like: how it scored on the test images.
@@ -46,8 +45,8 @@ def config_of(member: Member, backbone: str, dropout: float, kind: Kind, facts: 
             "resample": "bilinear, antialiased, to a square (Pillow's Image.Resampling.BILINEAR)",
             "mode": "RGB",
             "enlarged_to_px": member.image_size,
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(member.network.normalization.mean),
+            "std": list(member.network.normalization.std),
         },
         "graph": {
             "input": {

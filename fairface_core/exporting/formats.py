@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairface_core.backbones import Normalization
 from fairface_core.errors import ConfigError
 from fairface_core.exporting.graph import INPUT, OUTPUTS, Graph, Kind, input_of
 from fairface_core.model.network import AgeGenderModel
@@ -53,7 +54,8 @@ def _open_safetensors(path: Path, kind: Kind) -> Runtime:
     from safetensors.torch import load_file
 
     config = json.loads((path.parent / CONFIG).read_text())
-    network = AgeGenderModel(config["backbone"], config["image_size"], config["dropout"])
+    mean, std = (tuple(config["preprocessing"][key]) for key in Normalization._fields)
+    network = AgeGenderModel(config["backbone"], config["image_size"], config["dropout"], Normalization(mean, std))
     network.load_state_dict(load_file(path))
     return run_graph(Graph(network, config["image_size"], config["preprocessing"]["size_px"], kind).eval())
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from fairface_core.backbones import BACKBONES
+from fairface_core.backbones import spec_of
 from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import ConfigError
 from fairface_core.machine.provenance import cpu_features
@@ -54,14 +54,14 @@ def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype |
             return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
     if device.type == "cpu" and config.amp_dtype != "fp16":
-        gains = BACKBONES[config.backbone].amx_bf16 and "amx_bf16" in cpu_features()
+        gains = spec_of(config.backbone).amx_bf16 and "amx_bf16" in cpu_features()
         return torch.bfloat16 if gains or config.amp_dtype == "bf16" else None
     return None
 
 
 def choose_memory_format(config: TrainConfig) -> torch.memory_format:
     """Return channels_last where it was measured faster (BackboneSpec), unless the config decides."""
-    wanted = {"on": True, "off": False, "auto": BACKBONES[config.backbone].channels_last}[config.channels_last]
+    wanted = {"on": True, "off": False, "auto": spec_of(config.backbone).channels_last}[config.channels_last]
     return torch.channels_last if wanted else torch.contiguous_format
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # Those that the packages import and that a number of a result passes through; pillow decodes the images.
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "pillow", "pyarrow", "ray")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "pillow", "pyarrow", "ray", "timm")
 
 
 def provenance(device: Any, **facts: Any) -> dict[str, Any]:

@@ -10,32 +10,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairface_core.backbones import BACKBONES, input_size
-from fairface_core.console import tell
+from fairface_core.backbones import IMAGENET, TIMM, Normalization, input_size, spec_of
 from fairface_core.errors import CheckpointError, WeightsError, one_line
-from fairface_core.files.tensors import TensorFileError, read_tensors, unwrap
 from fairface_core.labels import AGE_GROUPS, GENDERS
-from fairface_core.model.weights import ensure_weights
+from fairface_core.model.foreign import read_weights
+from fairface_core.model.weights import ensure_weights, named_file
+from fairface_core.timm_models import adapted
 
 _MAX_PATCHES = 64  # along one side of a ViT's input
 
 
 class AgeGenderModel(nn.Module):
-    """A torchvision backbone without its last linear layer, and a head for each task.
+    """A backbone without its last linear layer, and a head for each task.
 
     State-dict prefixes are `feature_extractor.`, `head_age.` and `head_gender.`: a contract with checkpoints that
-    are already in use.
+    are already in use. Images come normalized by ImageNet's mean and deviation, whatever the backbone: one that was
+    trained with others (`spec_of(...).normalization`) gets them converted here, in float32, so that every path that
+    prepares images is the same one.
+
+    Attributes:
+        normalization: What the backbone sees its images normalized by.
     """
 
-    def __init__(self, backbone: str, image_size: int, dropout: float) -> None:
+    input_scale: Tensor | None
+    input_shift: Tensor | None
+
+    def __init__(
+        self, backbone: str, image_size: int, dropout: float, normalization: Normalization | None = None
+    ) -> None:
         super().__init__()
-        spec = BACKBONES[backbone]
+        spec = spec_of(backbone)
+        self.normalization = normalization or spec.normalization
+        scale, shift = _conversion(self.normalization)
+        self.register_buffer("input_scale", scale, persistent=False)
+        self.register_buffer("input_shift", shift, persistent=False)
         self.feature_extractor = spec.build(image_size)
         self.head_age = _head(spec.feature_dim, 512, len(AGE_GROUPS), dropout)
         self.head_gender = _head(spec.feature_dim, 256, len(GENDERS), dropout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return age logits `float [B, 9]` and gender logits `float [B, 2]` of images `float [B, 3, S, S]`."""
+        if self.input_scale is not None and self.input_shift is not None:
+            images = torch.addcmul(self.input_shift, images, self.input_scale)
         features = self.feature_extractor(images)
         if not torch.is_autocast_enabled(features.device.type):
             return self.head_age(features), self.head_gender(features)
@@ -45,13 +61,24 @@ class AgeGenderModel(nn.Module):
             return self.head_age(features), self.head_gender(features)
 
 
+def _conversion(wanted: Normalization) -> tuple[Tensor | None, Tensor | None]:
+    """Return scale and shift, `float [1, 3, 1, 1]`, from ImageNet's normalization to another; None for its own."""
+    if wanted == IMAGENET:
+        return None, None
+    # In float64: mobilevit's mean is 0 and its deviation 1, which leaves plain pixels in 0..1.
+    mean, std, new_mean, new_std = torch.tensor([*IMAGENET, *wanted], dtype=torch.float64).view(4, 1, 3, 1, 1)
+    return (std / new_std).float(), ((mean - new_mean) / new_std).float()
+
+
 def _head(features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, classes)
     )
 
 
-def build_model(backbone: str, *, image_size: int | None, dropout: float, weights: str) -> AgeGenderModel:
+def build_model(
+    backbone: str, *, image_size: int | None, dropout: float, weights: str, weights_map: str | None = None
+) -> AgeGenderModel:
     """Build the model and load the backbone's starting weights.
 
     Fresh weights are drawn from torch's global generator, which the caller has seeded.
@@ -62,31 +89,22 @@ def build_model(backbone: str, *, image_size: int | None, dropout: float, weight
     model = AgeGenderModel(backbone, input_size(backbone, image_size), dropout)
     path = ensure_weights(backbone, weights)
     if path is not None:
-        _load_backbone(model, backbone, path)
+        is_file = weights != "imagenet"
+        _load_backbone(
+            model, backbone, path, named_file(weights_map, "weights_map") if is_file and weights_map else None
+        )
     return model
 
 
-def _load_backbone(model: AgeGenderModel, backbone: str, path: Path) -> None:
-    try:
-        state = read_tensors(path, f"weights {one_line(str(path))}", old_format=True)
-    except TensorFileError as error:
-        raise WeightsError(f"{error}; fetch the file again, or name another one") from error
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
-        state = state["model"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise WeightsError(f"weights {one_line(str(path))}: not a state dict of tensors")
-    state, wrapped = unwrap(state)
-    if wrapped:
-        tell(f"note: weights {path}: each name began with {wrapped[:80]!r}, from a wrapper of the model; read without")
+def _load_backbone(model: AgeGenderModel, backbone: str, path: Path, weights_map: Path | None) -> None:
+    state = read_weights(path, weights_map)
     own = model.feature_extractor.state_dict()
-    prefix = "feature_extractor."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    dropped = f"{BACKBONES[backbone].classifier}."
-    state = {key: value for key, value in state.items() if not key.startswith(dropped)}
-    state = fit_position_embeddings(state, own)
+    if backbone.startswith(TIMM):
+        state = adapted(backbone.removeprefix(TIMM), model.feature_extractor, state)
+    else:
+        dropped = f"{spec_of(backbone).classifier}."
+        state = {key: value for key, value in state.items() if not key.startswith(dropped)}
+        state = fit_position_embeddings(state, own)
     problems = _mismatch(state, own)
     if problems:
         raise WeightsError(f"weights {one_line(str(path))} do not fit {backbone}: {problems}")

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fairface_core.backbones import IMAGENET
 from fairface_core.training.jitter import (
     CONTRAST,
     HUE,
@@ -26,8 +27,8 @@ from fairface_core.training.jitter import (
     color_jitter_batch_,
 )
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+# For every backbone: the model itself converts for one that was trained with others.
+MEAN, STD = IMAGENET
 
 # torchvision RandomResizedCrop's defaults.
 SCALE = (0.08, 1.0)

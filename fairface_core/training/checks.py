@@ -39,4 +39,10 @@ def check_config(config: TrainConfig) -> None:
         # A file of the user's may be damaged or of another network: better known now than in the first trial.
         from fairface_core.model.network import build_model
 
-        build_model(config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights)
+        build_model(
+            config.backbone,
+            image_size=config.image_size,
+            dropout=config.dropout,
+            weights=config.weights,
+            weights_map=config.weights_map,
+        )

@@ -122,7 +122,11 @@ class Run:
         self.memory_format = choose_memory_format(config)
         torch.manual_seed(derived_seed(config.seed, 0, "initialization"))
         self.model = build_model(
-            config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights
+            config.backbone,
+            image_size=config.image_size,
+            dropout=config.dropout,
+            weights=config.weights,
+            weights_map=config.weights_map,
         ).to(device)
         self.model.to(memory_format=self.memory_format)
         self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from fairface_core.backbones import Normalization, spec_of
 from fairface_core.console import tell
-from fairface_core.errors import CheckpointError, one_line
+from fairface_core.errors import CheckpointError, one_line, shown
 from fairface_core.files.folder import Folder
 from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors, unwrap
 from fairface_core.trial.reports import PREVIOUS_STATE, STATE, STATE_FILES
@@ -36,11 +38,17 @@ _TRAILER_LENGTH = len(_TRAILER) + 64
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A `best.pt`: `{"model": state_dict, "cfg": {...}, "epoch": int}`, ours or the original script's."""
+    """A `best.pt`: `{"model": state_dict, "cfg": {...}, "epoch": int}`, ours or the original script's.
+
+    Attributes:
+        normalization: What its backbone's images were normalized by, whatever is known of that backbone today; None
+            where the file does not say, as the original script's.
+    """
 
     model: Mapping[str, Any]
     cfg: Mapping[str, Any]
     epoch: int
+    normalization: Normalization | None = None
 
 
 def save_best(folder: Folder, model: Mapping[str, Any], cfg: Mapping[str, Any], epoch: int, *, alias: str) -> None:
@@ -71,12 +79,38 @@ def load_checkpoint(path: Path) -> Checkpoint:
     cfg, epoch = content.get("cfg"), content.get("epoch")
     if not isinstance(cfg, Mapping) or not isinstance(cfg.get("backbone"), str):
         raise CheckpointError(f'{where}: its "cfg" names no backbone, so the model cannot be built')
+    normalization = read_normalization(cfg, where)
     model, wrapped = unwrap(weights)
     if wrapped:
         tell(
             f"note: {where}: each weight's name began with {wrapped[:80]!r}, from a wrapper of the model; read without"
         )
-    return Checkpoint(model, cfg, epoch if isinstance(epoch, int) else 0)
+    return Checkpoint(model, cfg, epoch if isinstance(epoch, int) else 0, normalization)
+
+
+def normalization_facts(backbone: str) -> dict[str, Any]:
+    """Return what a checkpoint's `cfg` says of a backbone's normalization: `mean` and `std`."""
+    return {key: list(values) for key, values in spec_of(backbone).normalization._asdict().items()}
+
+
+def read_normalization(cfg: Mapping[str, Any], where: str) -> Normalization | None:
+    """Return what `normalization_facts` wrote, or None if it is not there.
+
+    Raises:
+        CheckpointError: If it is something else.
+    """
+    if not any(key in cfg for key in Normalization._fields):
+        return None
+    return Normalization(_three(cfg, "mean", -math.inf, where), _three(cfg, "std", 0.0, where))
+
+
+def _three(cfg: Mapping[str, Any], key: str, low: float, where: str) -> tuple[float, float, float]:
+    values = cfg.get(key)
+    if isinstance(values, list | tuple) and len(values) == 3:
+        red, green, blue = values
+        if all(isinstance(one, float | int) and low < one < math.inf for one in values):
+            return float(red), float(green), float(blue)
+    raise CheckpointError(f"{where}: its {key} is {shown(values)}; accepted: three numbers, of std above 0")
 
 
 def refuse_validation(cfg: Mapping[str, Any], split_name: str, *, where: str) -> None:

@@ -21,7 +21,7 @@ from fairface_core.files.folder import Folder, write_json
 from fairface_core.scoring.conformal import calibrate
 from fairface_core.scoring.metrics import Logits
 from fairface_core.trial.benchmark_csv import benchmark_row, upsert_row
-from fairface_core.trial.checkpoint import load_state, remove_states, save_best, save_state
+from fairface_core.trial.checkpoint import load_state, normalization_facts, remove_states, save_best, save_state
 from fairface_core.trial.reading import read_history, read_status
 from fairface_core.trial.reports import EpochReport, TrialReport, best_name
 from fairface_core.trial.writing import (
@@ -126,7 +126,8 @@ class Recorder:
         """
         config, folder, data = self.config, self.folder, self.data
         facts = config_facts(config)
-        save_best(folder, weights, facts, epoch, alias=best_name(facts))
+        cfg = {**facts, **normalization_facts(config.backbone)}
+        save_best(folder, weights, cfg, epoch, alias=best_name(facts))
         write_confusions(folder, test[0], data.test)
         write_predictions(folder, {"val": (val[0], data.val), "test": (test[0], data.test)})
         self.report = build_report(

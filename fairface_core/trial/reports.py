@@ -94,7 +94,7 @@ class TrialReport:
 
 def best_name(config: Mapping[str, Any]) -> str:
     """Return the second name of `best.pt`, which tells it from those of other runs."""
-    return f"best_{config['backbone']}_seed{config['seed']}.pt"
+    return f"best_{config['backbone'].replace('/', '_')}_seed{config['seed']}.pt"
 
 
 def skips(counts: object) -> str:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from fairface_core.backbones import BACKBONES
+from fairface_core.backbones import spec_of
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.space.spec import BACKBONE
 
@@ -22,12 +22,12 @@ _MAX_WORK = 8_000  # sum over draws and groups of (trials in the group) squared:
 
 def state_bytes(trial: PlannedTrial) -> int:
     """Return roughly how many bytes one training state of a trial takes."""
-    return BACKBONES[trial.config[BACKBONE]].num_params * _STATE_BYTES_PER_PARAM
+    return spec_of(trial.config[BACKBONE]).num_params * _STATE_BYTES_PER_PARAM
 
 
 def disk_bytes(trials: Sequence[PlannedTrial]) -> int:
     """Return roughly how many bytes the folders of these trials take: two states and the best weights each."""
-    return sum(BACKBONES[trial.config[BACKBONE]].num_params * _DISK_BYTES_PER_PARAM for trial in trials)
+    return sum(spec_of(trial.config[BACKBONE]).num_params * _DISK_BYTES_PER_PARAM for trial in trials)
 
 
 def expected_epochs(plan: Plan) -> dict[str, float] | None:

@@ -8,13 +8,14 @@ are those that TrainConfig declares, so a limit there is the limit of every sear
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import BaseMetadata, Gt
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     GetPydanticSchema,
     TypeAdapter,
     WithJsonSchema,
@@ -30,9 +32,9 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from fairface_core.backbones import BACKBONES
+from fairface_core.backbones import BACKBONES, TIMM_PATTERN, matching, spec_of
 from fairface_core.config.train_config import TrainConfig, absolute_path
-from fairface_core.errors import shown
+from fairface_core.errors import ConfigError, shown
 from sweep.space.yaml_nodes import core_scalar
 
 SEED, BACKBONE, BUDGET = "seed", "backbone", "epochs"
@@ -129,21 +131,37 @@ def optional(kind: Any, **options: Any) -> Any:
     return kind, Field(default_factory=lambda: None, **options)
 
 
-def mapping_of(title: str, fields: dict[str, Any]) -> GetPydanticSchema:
+def mapping_of(title: str, fields: dict[str, Any], *, more: str | None = None) -> GetPydanticSchema:
     """Return the mark of a dict that has no other keys and keeps those that were given, in their order.
 
     Args:
         title: Name of the mapping in the JSON Schema.
         fields: Key to pydantic field definition, such as `optional` returns.
+        more: A pattern of further keys, which take what the first of `fields` takes.
     """
     model = create_model(title, __base__=Keys, **fields)
 
     def given(value: Any, check: Callable[[Any], Any]) -> dict[str, Any]:
-        checked = check(value)
+        others = [key for key in value if re.match(more, str(key))] if more and isinstance(value, dict) else []
+        if others:
+            same: dict[str, Any] = dict.fromkeys(others, next(iter(fields.values())))
+            checked = create_model(title, __base__=model, **same).model_validate(value)
+        else:
+            checked = check(value)
         return {key: getattr(checked, key) for key in value}
 
+    def told(schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        if more:
+            keys = handler.resolve_ref_schema(found)
+            first = next(iter(keys["properties"].values()))
+            keys["patternProperties"] = {more: {key: value for key, value in first.items() if key != "title"}}
+        return found
+
     wrapped, as_it_is = core_schema.no_info_wrap_validator_function, core_schema.simple_ser_schema("any")
-    return GetPydanticSchema(lambda _, handler: wrapped(given, handler.generate_schema(model), serialization=as_it_is))
+    return GetPydanticSchema(
+        lambda _, handler: wrapped(given, handler.generate_schema(model), serialization=as_it_is), told
+    )
 
 
 def value_type(key: str) -> Any:
@@ -156,7 +174,10 @@ def value_type(key: str) -> Any:
         marks.append(WithJsonSchema({"enum": [True, False, "yes", "no", "on", "off"]}))
     if tuple in kinds:
         marks.append(BeforeValidator(lambda given: [given] if isinstance(given, str) else given, str | list[str]))
-    return Annotated[(Literal[tuple(BACKBONES)] if key == BACKBONE else declared.annotation, *marks)]
+    if key == BACKBONE:
+        names = {"anyOf": [{"enum": [*BACKBONES]}, {"pattern": TIMM_PATTERN}], "type": "string"}
+        return Annotated[(str, *marks, AfterValidator(_known_backbone), WithJsonSchema(names))]
+    return Annotated[(declared.annotation, *marks)]
 
 
 def distribution_type(key: str, *, grid_only: bool = False) -> Any:
@@ -165,6 +186,10 @@ def distribution_type(key: str, *, grid_only: bool = False) -> Any:
     values: Any = Annotated[types.GenericAlias(list, (value_type(key),)), Field(min_length=1)]
     forms = {} if grid_only else {Choice.kind: optional(Annotated[values, AfterValidator(lambda v: Choice(tuple(v)))])}
     forms = {Grid.kind: optional(Annotated[values, AfterValidator(_grid)]), **forms}
+    if key == BACKBONE:
+        pattern: Any = Annotated[str, Field(min_length=1, max_length=200)]
+        several: Any = Annotated[list[pattern], Field(min_length=1)]
+        forms["glob"] = optional(Annotated[pattern | several, AfterValidator(_glob)])
     if kinds & {int, float} and not grid_only:
         forms |= {form.kind: optional(_range_type(key, form)) for form in (RANGES if float in kinds else (RandInt,))}
 
@@ -207,6 +232,32 @@ def _range_type(key: str, form: type[Distribution]) -> Any:
 def _grid(values: list[Any]) -> Grid:
     first = {value: i for i, value in reversed([*enumerate(values)])}
     return Grid(tuple(dict.fromkeys(values)), {i: value for i, value in enumerate(values) if first[value] != i})
+
+
+def _known_backbone(name: str) -> str:
+    try:
+        return spec_of(name).name
+    except ConfigError as error:
+        raise ValueError(error.problems[0].removeprefix(f"backbone = {shown(name, 200)} ")) from None
+
+
+def _glob(patterns: str | list[str]) -> Grid:
+    """Return the grid of the backbones that patterns match; names that cannot be used are told, all of them."""
+    names: dict[str, None] = {}
+    problems: list[str] = []
+    try:
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            names.update(dict.fromkeys(matching(pattern)))
+    except ConfigError as error:
+        problems += error.problems
+    for name in names:
+        try:
+            spec_of(name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ValueError("; ".join(problems))
+    return Grid(tuple(names))
 
 
 def _kinds(key: str) -> set[Any]:

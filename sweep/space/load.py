@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,12 @@ def _keys_of(path: Sequence[str]) -> list[str]:
             found += part.get("anyOf", ())
             found += [schema["$defs"][part["$ref"].rpartition("/")[2]]] if "$ref" in part else []
         keyed = [part["properties"] for part in found if "properties" in part]
+        others = [
+            kind for part in found for p, kind in part.get("patternProperties", {}).items() if re.match(p, step or "")
+        ]
         if step is None or not keyed:
             break
-        found = [keys[step] for keys in keyed if step in keys]
+        found = [keys[step] for keys in keyed if step in keys] + others
     return list(keyed[0]) if keyed else []
 
 

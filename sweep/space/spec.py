@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from fairface_core.backbones import BACKBONES
+from fairface_core.backbones import BACKBONES, TIMM_PATTERN
 from fairface_core.config.train_config import TrainConfig, data_fields, identity_fields, tunable_fields
 from fairface_core.errors import shown
 from sweep.space.distributions import (
@@ -113,7 +113,7 @@ _Space = mapping_of(
 )
 _Own = mapping_of("Own", {key: _key(key, _own(key)) for key in _FIXED if key not in SHARED})
 _OwnOrNull = Annotated[dict[str, Any], _Own, BeforeValidator(lambda own: {} if own is None else own)]
-_PerBackbone = mapping_of("PerBackbone", {name: optional(_OwnOrNull) for name in BACKBONES})
+_PerBackbone = mapping_of("PerBackbone", {name: optional(_OwnOrNull) for name in BACKBONES}, more=TIMM_PATTERN)
 _Fixed = mapping_of("Fixed", {key: _key(key, value_type(key)) for key in _FIXED})
 _GROUPABLE: Any = Literal[tuple(sorted(tunable_fields() - {SEED}))]
 _Groupable = GetPydanticSchema(lambda _, handler: handler.generate_schema(_GROUPABLE))
@@ -158,7 +158,8 @@ class ResourceSpec(_Section):
     cpu: _Cpus = Field(default=1.0, description="CPUs per trial; Ray's logical ones, so fractions are fine")
     gpu: _Gpus = Field(default="auto", description="GPUs per trial, 0 to 1; auto is 1 where there is a GPU, else 0")
     per_backbone: Annotated[
-        dict[str, BackboneResources], mapping_of("Needs", dict.fromkeys(BACKBONES, optional(BackboneResources)))
+        dict[str, BackboneResources],
+        mapping_of("Needs", dict.fromkeys(BACKBONES, optional(BackboneResources)), more=TIMM_PATTERN),
     ] = Field(default={}, description="other needs of single backbones")
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(default=None, description="most trials at a time")
 
