@@ -142,7 +142,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     from fairface_core.trial.writing import scored_details
 
     image_size = input_size(config.backbone, config.image_size)
-    model = AgeGenderModel(config.backbone, image_size, config.dropout, checkpoint.normalization)
+    model = AgeGenderModel(config.backbone, image_size, config.dropout, normalization=checkpoint.normalization)
     load_weights(model, checkpoint.model, where=where)
     with progress_bar("decoding images") as progress:
         data = prepare_data(config, progress=progress)

@@ -36,7 +36,7 @@ class AgeGenderModel(nn.Module):
     input_shift: Tensor | None
 
     def __init__(
-        self, backbone: str, image_size: int, dropout: float, normalization: Normalization | None = None
+        self, backbone: str, image_size: int, dropout: float, *, normalization: Normalization | None = None
     ) -> None:
         super().__init__()
         spec = spec_of(backbone)
