@@ -155,6 +155,12 @@ def test_only_five_files_import_ray() -> None:
     assert importers_of_ray(PROJECT) == MAY_IMPORT_RAY
 
 
+def test_only_one_file_knows_timm() -> None:
+    """Also by name: elsewhere it is a prefix of some backbones' names, and the extra that brings it."""
+    users = {name_of(path) for path in CORE + SWEEP if "timm" in tops({module for module, _ in imports_of(path)})}
+    assert users == {"fairface_core/timm_models.py"}
+
+
 def test_an_import_of_ray_deep_in_a_wing_is_found(copy: Path) -> None:
     deep = copy / "sweep/page/room/table.py"
     deep.parent.mkdir()
