@@ -47,6 +47,16 @@ def test_what_comments_cite_is_on_the_page() -> None:
     assert cited <= titles
 
 
+def test_the_tests_that_hold_a_kind_of_machine_are_there() -> None:
+    named = re.findall(r"`(test_\w+)`", (DOCS / "hosts.md").read_text(encoding="utf-8"))
+    defined = {
+        name for path in (PROJECT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }  # fmt: skip
+    assert len(named) > 40
+    assert [name for name in named if name not in defined] == []
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     documents = [*PROJECT.glob("*.md"), *DOCS.glob("*.md")]
     for document in documents:
