@@ -26,7 +26,7 @@ from fairface_core.model.network import AgeGenderModel
 from fairface_core.prediction.models import Member, load_member
 from fairface_core.prediction.sources import Picture
 from fairface_core.prediction.stream import stream_answers
-from fairface_core.prediction.writers import open_writer
+from fairface_core.prediction.writers import Layout, open_writer
 from fairface_core.training.augment import prepare_eval
 
 GOAL = 1.15
@@ -82,7 +82,7 @@ def _stream(member: Member, files: Sequence[str], out: Path) -> float:
         [member], (Picture(file, file) for file in files),
         batch_size=member.batch_size, num_threads=local_cpus(), device=torch.device("cpu"),
     )  # fmt: skip
-    with open_writer(out, "csv", None, sys.stdout) as writer:
+    with open_writer(out, "csv", Layout(), sys.stdout) as writer:
         for part in answers:
             writer.write(part)
     return len(files)

@@ -23,7 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m fairface_core.predict", description=__doc__)
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
-        help="a folder, a glob in quotes, a CSV with an image column, a picture, or - for a list of paths on stdin",
+        help="a folder, a glob in quotes, a zip archive, a Parquet file with images, a CSV with an image column, a picture, or "
+        "- for a list of paths on stdin",
     )  # fmt: skip
     parser.add_argument(
         "--model", action="append", required=True, type=Path, metavar="PATH",
@@ -37,6 +38,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--set", type=float, metavar="LEVEL", dest="level",
         help="add prediction sets that hold the truth with this share, 0.50 to 0.99, such as 0.9",
     )  # fmt: skip
+    parser.add_argument(
+        "--faces", choices=("biggest", "all"),
+        help="look for faces first, and cut them out as FairFace's were: one for each picture, or every one; needs the "
+        "extra [faces]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--margin", type=float, metavar="X",
+        help="margin around a face, a share of it, with --faces [that of the training, 0.25 if it named none]",
+    )  # fmt: skip
     add_flags(parser, only=("root", "img_col", "batch_size", "device"))
     parser.add_argument("--num_workers", type=int, metavar="N", help="threads that decode [as many as processors]")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -49,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from fairface_core.prediction.faces import check_available, with_faces
     from fairface_core.prediction.sources import STDIN, open_sources
-    from fairface_core.prediction.writers import format_of, open_writer
+    from fairface_core.prediction.writers import Layout, format_of, open_writer
 
     flags = {key: value for key, value in vars(arguments).items() if key in ("root", "img_col", "batch_size", "device")}
     config = make_config(flags, where="command line")
@@ -58,6 +69,12 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ConfigError("--json writes to standard output; with --out, name a file that ends in .jsonl")
     if arguments.num_workers is not None and arguments.num_workers < 1:
         raise ConfigError(f"--num_workers {arguments.num_workers}: at least one thread must decode")
+    if arguments.margin is not None and not (arguments.faces and 0 <= arguments.margin <= 5):
+        raise ConfigError(
+            f"--margin {arguments.margin:g}: needs --faces, and accepted are 0 to 5, such as 0.25 or 1.25"
+        )
+    if arguments.faces:
+        check_available()
     if arguments.inputs.count(STDIN) > 1:
         raise ConfigError(f"{STDIN} is given twice; standard input can be read once")
     kind = format_of(arguments.out) if arguments.out else "jsonl" if arguments.json else "csv"
@@ -78,13 +95,22 @@ def _predict(arguments: argparse.Namespace) -> int:
     _tell(members, arguments.level)
     total = _total(sources)
     if total == 0:
-        raise DataError(f"{', '.join(arguments.inputs)}: no image is there (.jpg, .png, .webp and the like)")
+        raise DataError(
+            f"{', '.join(arguments.inputs)}: no image is there (.jpg, .png, .webp and the like; name archives and "
+            "Parquet files themselves)"
+        )
     num_done = num_bad = 0
+    pictures, num_workers = _pictures(sources), arguments.num_workers or local_cpus()
+    if arguments.faces:
+        margin = _margin(members) if arguments.margin is None else arguments.margin
+        pictures = with_faces(pictures, which=arguments.faces, margin=margin, num_processes=num_workers)
+        total = total if arguments.faces == "biggest" else None
     answers = stream_answers(
-        members, _pictures(sources), device=device, num_threads=arguments.num_workers or local_cpus(),
+        members, pictures, device=device, num_threads=num_workers,
         batch_size=config.batch_size if "batch_size" in flags else batch_size_of(members),
     )  # fmt: skip
-    with progress_bar("predicting") as progress, open_writer(arguments.out, kind, least, sys.stdout) as writer:
+    layout = Layout(least, faces=bool(arguments.faces))
+    with progress_bar("predicting") as progress, open_writer(arguments.out, kind, layout, sys.stdout) as writer:
         for part in answers:
             writer.write(part)
             num_done += len(part.file)
@@ -93,7 +119,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         if num_done == 0:
             raise DataError("standard input named no picture; give a path a line")
     if num_bad:
-        print(f"{num_bad:,} of {num_done:,} pictures could not be read; column error says why", file=sys.stderr)
+        what = "rows have no answer" if arguments.faces else "pictures could not be read"
+        print(f"{num_bad:,} of {num_done:,} {what}; column error says why", file=sys.stderr)
     return 1 if num_bad == num_done else 0
 
 
@@ -101,6 +128,15 @@ def _keep_inputs(out: Path | None, sources: Sequence[Source]) -> None:
     """Refuse an output that is an input."""
     if out is not None and out.exists() and any(out.samefile(path) for source in sources for path in source.files):
         raise ConfigError(f"--out {out}: it is an input of the same command; name another file")
+
+
+def _margin(members: Sequence[Member]) -> float:
+    margins = {member.margin for member in members}
+    if len(margins) > 1:
+        raise ConfigError(
+            f"the models were trained with margins {', '.join(f'{one:g}' for one in sorted(margins))}; choose by --margin"
+        )
+    return margins.pop()
 
 
 def _tell(members: Sequence[Member], level: float | None) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import zipfile
 import zlib
 from collections import defaultdict, deque
@@ -23,7 +24,7 @@ from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 from fairface_core.files.regular import open_regular
-from fairface_core.images.decode import MAX_FILE_BYTES, ImageError, Raw
+from fairface_core.images.decode import MAX_FILE_BYTES, ImageError, Raw, read_bytes
 
 _INSIDE = re.compile(r"(.+?\.(?:zip|parquet))//(.+)", re.DOTALL | re.IGNORECASE)
 # Rows of a Parquet file that are decoded at a time, and bytes that wait to be decoded: 2 MB of FairFace.
@@ -31,6 +32,9 @@ _ROWS_AT_A_TIME = 64
 _MAX_WAITING_BYTES = 2**25
 # What the hub's copies call the column of images.
 IMAGE_COLUMNS = ("image", "file")
+# Archives that a thread holds open for `read_place`.
+_own = threading.local()
+_MAX_OPEN = 4
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -94,6 +98,44 @@ def batches(places: Sequence[str], most: int) -> Iterator[list[tuple[str, Raw]]]
         yield batch
 
 
+def read_place(place: str) -> bytes:
+    """Return the bytes of an image in a file of its own or in a zip archive, in any order.
+
+    Each thread keeps the archives that it reads from open. Rows of Parquet files are read by `batches` alone.
+
+    Raises:
+        ImageError: Naming the place and the reason.
+    """
+    archive, member = _parts(place)
+    if not member:
+        return read_bytes(place)
+    held: dict[str, zipfile.ZipFile] = _own.__dict__.setdefault("archives", {})
+    try:
+        if archive not in held:
+            while len(held) >= _MAX_OPEN:
+                held.pop(next(iter(held))).close()
+            # Whoever made the place has opened it before: it is a regular file.
+            held[archive] = zipfile.ZipFile(archive)
+        raw = _member(held[archive], member, place)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ImageError(place, f"{archive} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if isinstance(raw, ImageError):
+        raise raw
+    return raw
+
+
+def members(archive: str) -> list[str]:
+    """Return the names of an archive's files, in the order in which they lie there.
+
+    Raises:
+        OSError: If it cannot be read.
+        zipfile.BadZipFile: If it is none.
+    """
+    with open_regular(archive) as file, zipfile.ZipFile(file) as opened:
+        infos = sorted((info for info in opened.infolist() if not info.is_dir()), key=lambda info: info.header_offset)
+        return [info.filename for info in infos]
+
+
 def ahead(pool: Executor, function: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
     """Map in order with at most so many items waiting: `pool.map` would read them all first."""
     waiting: deque[Future[B]] = deque()
@@ -146,17 +188,19 @@ def _members(archive: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, 
     with open_regular(archive) as file, zipfile.ZipFile(file) as opened:
         known = opened.NameToInfo
         for member, place in sorted(parts, key=lambda part: getattr(known.get(part[0]), "header_offset", -1)):
-            info = known.get(member)
-            if info is None:
-                yield place, ImageError(place, "the archive has no such member")
-            elif info.file_size > MAX_FILE_BYTES:
-                size = f"{info.file_size / 2**20:.0f} MiB"
-                yield place, ImageError(place, f"{size}; accepted up to {MAX_FILE_BYTES // 2**20} MiB")
-            else:
-                try:
-                    yield place, opened.read(info) or ImageError(place, "empty file")
-                except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-                    yield place, ImageError(place, f"cannot be unpacked ({error}); download the archive again")
+            yield place, _member(opened, member, place)
+
+
+def _member(opened: zipfile.ZipFile, member: str, place: str) -> bytes | ImageError:
+    info = opened.NameToInfo.get(member)
+    if info is None:
+        return ImageError(place, "the archive has no such member")
+    if info.file_size > MAX_FILE_BYTES:
+        return ImageError(place, f"{info.file_size / 2**20:.0f} MiB; accepted up to {MAX_FILE_BYTES // 2**20} MiB")
+    try:
+        return opened.read(info) or ImageError(place, "empty file")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        return ImageError(place, f"cannot be unpacked ({error}); download the archive again")
 
 
 def _rows(path: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, Raw]]:

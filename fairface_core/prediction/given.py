@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,9 @@ class Answers:
     num_other: int
 
 
-def read_answers(path: Path, files: Sequence[str], *, img_col: str, allow_missing: bool) -> Answers:
+def read_answers(
+    path: Path, files: Sequence[str], *, img_col: str, allow_missing: bool, also: Sequence[str] = ()
+) -> Answers:
     """Read a CSV of answers and put them in the order of the images.
 
     Labels stand in a column `age` (or `age_group`, `agegroup`) and a column `gender`, in any of the spellings of a label
@@ -52,6 +55,7 @@ def read_answers(path: Path, files: Sequence[str], *, img_col: str, allow_missin
         path: The CSV.
         files: What the label CSV calls the images.
         img_col: Image column; where the CSV has none of that name, its usual other names are tried.
+        also: Second names of the images, such as those that Parquet rows give theirs; "" for none.
         allow_missing: Leave out the images without an answer; otherwise they are an error.
 
     Raises:
@@ -62,7 +66,7 @@ def read_answers(path: Path, files: Sequence[str], *, img_col: str, allow_missin
     problems.raise_if_any()
     assert table is not None
     reader = _Reader(table, img_col, problems)
-    found = reader.read({file: place for place, file in enumerate(map(_plain, files))})
+    found = reader.read(_names(files, also))
     missing = [files[place] for place in range(len(files)) if place not in found]
     if missing and not allow_missing and not problems:
         problems.add(
@@ -184,6 +188,16 @@ class _Reader:
             self._note(
                 rows[int(i)], f"{task} and the largest of its probabilities are two answers; leave one of them out"
             )
+
+
+def _names(files: Sequence[str], also: Sequence[str]) -> dict[str, int]:
+    """Return name -> place; a second name counts where no other image has it."""
+    names = {file: place for place, file in enumerate(map(_plain, files))}
+    times = Counter(map(_plain, also))
+    for place, name in enumerate(map(_plain, also)):
+        if name and times[name] == 1:
+            names.setdefault(name, place)
+    return names
 
 
 def _plain(name: str) -> str:

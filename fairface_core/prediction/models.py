@@ -20,6 +20,8 @@ from fairface_core.model.network import AgeGenderModel, load_weights
 from fairface_core.training.inference import checkpoint_batch_size
 from fairface_core.trial.checkpoint import BEST, load_checkpoint
 
+DEFAULT_MARGIN = "0.25"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -32,6 +34,7 @@ class Member:
         memory_format: The layout that its input is given in.
         amp_dtype: Autocast type, or None for float32; this and the next as in `evaluate`, so that both give the same bits.
         batch_size: Images at a time.
+        margin: Around the faces that it was trained on: 0.25 unless its training named another.
         report: `report.json` beside the checkpoint, if it is of the same epoch; empty without one.
         where: The checkpoint's path.
         told: What it is, in words.
@@ -43,6 +46,7 @@ class Member:
     memory_format: torch.memory_format
     amp_dtype: torch.dtype | None
     batch_size: int
+    margin: float
     report: Mapping[str, Any]
     where: Path
     told: str
@@ -62,7 +66,17 @@ def load_member(path: Path, device: torch.device) -> Member:
     path = checkpoint_of(path)
     where = one_line(str(path))
     checkpoint = load_checkpoint(path)
-    known = ("backbone", "image_size", "cache_px", "dropout", "batch_size", "channels_last", "no_amp", "amp_dtype")
+    known = (
+        "backbone",
+        "image_size",
+        "cache_px",
+        "dropout",
+        "batch_size",
+        "channels_last",
+        "no_amp",
+        "amp_dtype",
+        "margin",
+    )
     try:
         config = make_config({key: checkpoint.cfg[key] for key in known if key in checkpoint.cfg}, where=where)
     except ConfigError as error:
@@ -77,7 +91,7 @@ def load_member(path: Path, device: torch.device) -> Member:
     network.eval()
     return Member(
         network, image_size, cache_size_px(image_size, config.cache_px), memory_format, choose_amp_dtype(config, device),
-        checkpoint_batch_size(config, device), _report_of(path, checkpoint.epoch), path,
+        checkpoint_batch_size(config, device), float(config.margin or DEFAULT_MARGIN), _report_of(path, checkpoint.epoch), path,
         f"{config.backbone} at {image_size} px, epoch {checkpoint.epoch}",
     )  # fmt: skip
 

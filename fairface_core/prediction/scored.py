@@ -40,7 +40,11 @@ def score_answers(path: Path, config: TrainConfig, split_name: str) -> dict[str,
     manifest = load_manifest(config)
     rows = {"test": manifest.test, "val": manifest.val}[split_name]
     answers = read_answers(
-        path, rows.file.tolist(), img_col=config.img_col, allow_missing=config.on_bad_image == "skip"
+        path,
+        rows.file.tolist(),
+        img_col=config.img_col,
+        allow_missing=config.on_bad_image == "skip",
+        also=[place.rpartition("//")[2] for place in rows.path.tolist()] if rows.in_parquet else (),
     )
     scored = rows.take(answers.index)
     logits, has_prob = _logits(answers)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fairface_core.errors import CheckpointError
-from fairface_core.images.decode import ImageError, decode_into, read_bytes
+from fairface_core.images.decode import ImageError, decode_into
+from fairface_core.images.places import read_place
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.prediction.models import Member
-from fairface_core.prediction.sources import Picture
+from fairface_core.prediction.sources import Face, Picture
 from fairface_core.scoring.metrics import Logits, mean_probabilities, probabilities
 from fairface_core.training.augment import prepare_eval
 
@@ -40,6 +42,7 @@ class Answers:
         gender_prob: float32 [B, 2]; the same.
         age: int64 [B], the likeliest age group, 0..8; -1 where there is no answer.
         gender: int64 [B], 0..1; -1.
+        face: What each answer is about; None for the whole picture.
     """
 
     file: list[str]
@@ -48,6 +51,7 @@ class Answers:
     gender_prob: np.ndarray
     age: np.ndarray
     gender: np.ndarray
+    face: list[Face | None]
 
 
 @dataclass
@@ -112,8 +116,14 @@ def _decode(pictures: Sequence[Picture], pixels: dict[int, np.ndarray], start: i
     errors = []
     for row, picture in enumerate(pictures, start):
         error = picture.error
+        if picture.face is not None:
+            chip = Image.fromarray(picture.face.pixels)
+            for size_px, images in pixels.items():
+                images[row] = np.asarray(chip.resize((size_px, size_px), Image.Resampling.BILINEAR))
+            errors.append("")
+            continue
         try:
-            raw = b"" if error else read_bytes(picture.path)
+            raw = b"" if error else picture.raw if picture.raw is not None else read_place(picture.path)
             for size_px, images in pixels.items():
                 if not error:
                     decode_into(raw, picture.path, size_px, images[row])
@@ -135,7 +145,10 @@ def _answer(members: Sequence[Member], batch: _Batch, device: torch.device) -> A
         logits = [_logits(member, images[member.decoded_px], device) for member in members]
         age_prob[good], age[good] = _joined([one.age for one in logits])
         gender_prob[good], gender[good] = _joined([one.gender for one in logits])
-    return Answers([_text(picture.file) for picture in batch.pictures], errors, age_prob, gender_prob, age, gender)
+    return Answers(
+        [_text(picture.file) for picture in batch.pictures], errors, age_prob, gender_prob, age, gender,
+        [picture.face for picture in batch.pictures],
+    )  # fmt: skip
 
 
 def _logits(member: Member, images: np.ndarray, device: torch.device) -> Logits:

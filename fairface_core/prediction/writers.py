@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -21,6 +22,21 @@ FORMATS = ("csv", "parquet", "jsonl")
 # What stands for a set of all labels: it says nothing.
 ABSTAIN = "abstain"
 _TASKS = (("age", AGE_GROUPS), ("gender", GENDERS))
+_BOX = ("face_left", "face_top", "face_right", "face_bottom")
+_CONFIDENCE = "face_confidence"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns a file of answers has beyond the plain ones.
+
+    Attributes:
+        least: The least probabilities of age and gender in a prediction set; None for no sets.
+        faces: Whether answers are about faces, whose boxes are told.
+    """
+
+    least: tuple[float, float] | None = None
+    faces: bool = False
 
 
 class Writer(Protocol):
@@ -43,30 +59,30 @@ def format_of(path: Path) -> str:
 
 
 @contextmanager
-def open_writer(out: Path | None, kind: str, least: tuple[float, float] | None, stdout: IO[str]) -> Iterator[Writer]:
+def open_writer(out: Path | None, kind: str, layout: Layout, stdout: IO[str]) -> Iterator[Writer]:
     """Open the place for answers. A file of that name appears when all of them are in it, and not before.
 
     Args:
         out: The file, or None for standard output.
         kind: One of `FORMATS`.
-        least: The least probabilities of age and gender in a prediction set, or None for no sets.
+        layout: Its columns.
         stdout: Standard output.
 
     Raises:
         StorageError: If it cannot be written.
     """
     if out is None:
-        yield _text_writer(stdout, kind, least)
+        yield _text_writer(stdout, kind, layout)
         return
     part = out.with_name(f".{out.name}.part{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == "parquet":
-            with _ParquetWriter(part, least) as parquet:
+            with _ParquetWriter(part, layout) as parquet:
                 yield parquet
         else:
             with part.open("w", encoding="utf-8", newline="") as file:
-                yield _text_writer(file, kind, least)
+                yield _text_writer(file, kind, layout)
         part.replace(out)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
@@ -74,18 +90,18 @@ def open_writer(out: Path | None, kind: str, least: tuple[float, float] | None, 
         part.unlink(missing_ok=True)
 
 
-def _text_writer(file: IO[str], kind: str, least: tuple[float, float] | None) -> Writer:
-    return _JsonWriter(file, least) if kind == "jsonl" else _CsvWriter(file, least)
+def _text_writer(file: IO[str], kind: str, layout: Layout) -> Writer:
+    return _JsonWriter(file, layout) if kind == "jsonl" else _CsvWriter(file, layout)
 
 
 class _CsvWriter:
-    def __init__(self, file: IO[str], least: tuple[float, float] | None) -> None:
+    def __init__(self, file: IO[str], layout: Layout) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
-        self._least = least
+        self._layout = layout
         self._begun = False
 
     def write(self, answers: Answers) -> None:
-        columns = columns_of(answers, self._least)
+        columns = columns_of(answers, self._layout)
         if not self._begun:
             self._writer.writerow(columns)
             self._begun = True
@@ -94,28 +110,29 @@ class _CsvWriter:
 
 
 class _JsonWriter:
-    def __init__(self, file: IO[str], least: tuple[float, float] | None) -> None:
-        self._file, self._least = file, least
+    def __init__(self, file: IO[str], layout: Layout) -> None:
+        self._file, self._layout = file, layout
 
     def write(self, answers: Answers) -> None:
-        columns = columns_of(answers, self._least)
+        columns = columns_of(answers, self._layout)
         for row in zip(*columns.values(), strict=True):
             self._file.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, least: tuple[float, float] | None) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kinds: dict[str, Any] = {"file": pa.string(), "error": pa.string()}
+        kinds: dict[str, Any] = {"file": pa.string(), "error": pa.string(), _CONFIDENCE: pa.float32()}
+        kinds |= dict.fromkeys(_BOX, pa.int32())
         for task, labels in _TASKS:
             kinds |= {task: pa.string(), f"{task}_set": pa.list_(pa.string())}
             kinds |= dict.fromkeys((f"{task}_prob", *_probability_names(task, labels)), pa.float32())
-        names = _names(with_sets=least is not None)
+        names = _names(layout)
         self._schema = pa.schema([(name, kinds[name]) for name in names])
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._least = least
+        self._layout = layout
 
     def __enter__(self) -> _ParquetWriter:
         return self
@@ -126,24 +143,26 @@ class _ParquetWriter:
     def write(self, answers: Answers) -> None:
         import pyarrow as pa
 
-        self._writer.write_table(pa.table(columns_of(answers, self._least), schema=self._schema))
+        self._writer.write_table(pa.table(columns_of(answers, self._layout), schema=self._schema))
 
 
 def _probability_names(task: str, labels: Sequence[str]) -> list[str]:
     return [f"{task}_prob_{label}" for label in labels]
 
 
-def _names(*, with_sets: bool) -> list[str]:
-    sets = [f"{task}_set" for task, _ in _TASKS] if with_sets else []
+def _names(layout: Layout) -> list[str]:
+    sets = [f"{task}_set" for task, _ in _TASKS] if layout.least is not None else []
+    faces = [*_BOX, _CONFIDENCE] if layout.faces else []
     shares = [name for task, labels in _TASKS for name in _probability_names(task, labels)]
-    return ["file", "age", "age_prob", "gender", "gender_prob", *sets, *shares, "error"]
+    return ["file", "age", "age_prob", "gender", "gender_prob", *sets, *shares, *faces, "error"]
 
 
-def columns_of(answers: Answers, least: tuple[float, float] | None) -> dict[str, list[Any]]:
+def columns_of(answers: Answers, layout: Layout) -> dict[str, list[Any]]:
     """Return the columns of a file of answers; None where there is none.
 
     `file`; `age`, `gender`: labels; `age_prob`, `gender_prob`: their probabilities; `age_set`, `gender_set`: the labels
-    of the prediction set, or `ABSTAIN` alone; `age_prob_0-2`, ..., `gender_prob_Female`: every probability; `error`.
+    of the prediction set, or `ABSTAIN` alone; `age_prob_0-2`, ..., `gender_prob_Female`: every probability;
+    `face_left`, `face_top`, `face_right`, `face_bottom` (pixels) and `face_confidence`; `error`.
     """
     columns: dict[str, list[Any]] = {"file": answers.file, "error": [error or None for error in answers.error]}
     for number, (task, labels) in enumerate(_TASKS):
@@ -152,9 +171,11 @@ def columns_of(answers: Answers, least: tuple[float, float] | None) -> dict[str,
         columns[task] = [labels[k] if k >= 0 else None for k in chosen]
         columns[f"{task}_prob"] = _cells(shares[np.arange(len(chosen)), chosen], known)
         columns |= {name: _cells(shares[:, k], known) for k, name in enumerate(_probability_names(task, labels))}
-        if least is not None:
-            columns[f"{task}_set"] = _set_cells(shares, known, labels, least[number])
-    return {name: columns[name] for name in _names(with_sets=least is not None)}
+        if layout.least is not None:
+            columns[f"{task}_set"] = _set_cells(shares, known, labels, layout.least[number])
+    columns |= {name: [face.box[k] if face else None for face in answers.face] for k, name in enumerate(_BOX)}
+    columns[_CONFIDENCE] = [round(face.confidence, 3) if face else None for face in answers.face]
+    return {name: columns[name] for name in _names(layout)}
 
 
 def _cells(values: np.ndarray, known: np.ndarray) -> list[float | None]:

@@ -89,7 +89,9 @@ def test_what_the_core_names_is_typed_at_sweep_run_too() -> None:
     known = flags_of(make_parser())
     shown = [(place, own_advice(text)) for place, text in constants("fairface_core") if re.search(FLAG, text)]
     # Advice for those who look at data or draw faces, and what only the doors of the core print.
-    elsewhere = ("--out", "--from", "--resume", "--checkpoint", "--json", "--debug", "--pairs_csv", "--max-loss")
+    elsewhere = (
+        "--out", "--from", "--resume", "--checkpoint", "--json", "--debug", "--pairs_csv", "--max-loss", "--faces", "--split",
+    )  # fmt: skip
     left = [
         (place, word)
         for place, text in shown

@@ -255,7 +255,7 @@ def test_a_run_folder_stands_for_the_best_run_of_its_winner(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["gone.jpg"], "'gone.jpg': no such file or folder; accepted: a folder, a glob, a CSV, a picture or -"),
+        (["gone.jpg"], "'gone.jpg': no such file or folder; accepted: a folder, a glob, a zip archive, a Parquet file, a CSV, a picture or -"),
         (["{tmp}/no_image.csv"], "line 1: no columns hold the image; accepted names: file, image_path"),
         (["{tmp}/*.jpg"], "no image is there"),
         (["{tmp}"], "no image is there"),
