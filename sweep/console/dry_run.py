@@ -74,17 +74,22 @@ def _trial_table(trials: Sequence[PlannedTrial], max_rows: int) -> RenderableTyp
 def _cost_lines(plan: Plan, estimate: bool, epoch_s: Mapping[str, float]) -> list[str]:
     groups = plan.groups()
     at_worst = {g: plan.model_copy(update={"trials": trials}).worst_case_epochs() for g, trials in groups.items()}
-    worst, full = sum(at_worst.values()), len(plan.trials) * plan.epochs
-    every = f" (every trial in full: {full:,})" if worst < full else ""
+    worst, full = sum(at_worst.values()), len(plan.grid) * plan.epochs
+    what = "every trial in full" if plan.grid == plan.trials else "every trial of the grid in full"
+    every = f" ({what}: {full:,})" if worst != full else ""
     lines = [f"Worst case: {worst:,} epochs of training{every}."]
     expected = expected_epochs(plan) if estimate else None
     if expected is not None:
         name, confirmed = _EXPECTED[plan.scheduler.kind]
+        apart = ""
+        if plan.most_seeds:
+            confirmed = f", winners' seeds in rounds, up to {plan.most_seeds} each"
+            apart = f", and {plan.group_by}s that lie 0.02 apart"
         epochs = sum(expected.values())
         lines.append(
             f"Expected with {name}: about {round(epochs):,} epochs{confirmed if plan.scheduler.confirm else ''}: "
-            f"{full / epochs:.1f}x fewer than every trial in full. Simulated with configurations that keep their order "
-            "from the first epoch on."
+            f"{full / epochs:.1f}x fewer than {what}. Simulated with configurations that keep their order "
+            f"from the first epoch on{apart}."
         )
     if groups.keys() <= epoch_s.keys():
         hours = f"{duration(sum(at_worst[g] * epoch_s[g] for g in groups))} at worst"

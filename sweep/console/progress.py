@@ -90,7 +90,7 @@ def epochs_left(ledger: Ledger, group: str) -> int:
     choice, budget = ledger.choices()[group], ledger.plan.epochs
     trials = ledger.trials
     if choice.over:
-        return sum(budget - len(trials[name].scores) for name in choice.confirm)
+        return sum(budget - len(trials[name].scores) for name in (*choice.confirm, *choice.later))
     if ledger.races:
         return sum(budget - len(t.scores) for t in ledger.groups[group] if t.status in ("planned", "running"))
     exploring = sum(budget - len(trials[name].scores) for name in choice.explore)

@@ -61,12 +61,13 @@ def _scheduler(plan: Plan) -> str:
     given = plan.scheduler
     if given.kind == "fifo":
         return "fifo: every trial runs in full"
+    settling = f"the winners then get seeds in rounds, up to {plan.most_seeds}" if plan.most_seeds else ""
     if given.kind == "race":
         return (
             f"race within each {plan.group_by}: first look after {counted(given.grace_epochs, 'epoch')}, factor "
-            f"{given.reduction_factor:g}; the winner then runs in full with all seeds"
+            f"{given.reduction_factor:g}; {settling or 'the winner then runs in full with all seeds'}"
         )
-    confirm = "the best configuration of each then runs in full" if given.confirm else "no confirm runs"
+    confirm = settling or ("the best configuration of each then runs in full" if given.confirm else "no confirm runs")
     return (
         f"ASHA within each {plan.group_by}: grace {counted(given.grace_epochs, 'epoch')}, "
         f"factor {given.reduction_factor:g}; {confirm}"

@@ -24,7 +24,17 @@ from sweep.driving.worker import AT_MOST_KEY, Ending
 from sweep.plan.plan import Plan
 from sweep.policy.confirm import GroupChoice, choose_group
 from sweep.policy.race import RaceRule, choose_race
-from sweep.policy.states import CONFIRM, DECISIONS_FILE, EXPLORE, Phase, RungDecision, TrialState, decisions_to_json
+from sweep.policy.settle import settle
+from sweep.policy.states import (
+    CONFIRM,
+    DECISIONS_FILE,
+    EXPLORE,
+    SETTLE,
+    Phase,
+    RungDecision,
+    TrialState,
+    decisions_to_json,
+)
 from sweep.run_folder.records import RunRecord
 
 # An object store may refuse a request now and then; a full disk may be freed by a trial that ends.
@@ -53,6 +63,7 @@ class Ledger:
         self.confirms, self._max_retries = confirm, max_retries
         given = plan.scheduler
         self.races = given.kind == "race"
+        self._settles = confirm and given.confirm == SETTLE
         self._rule = RaceRule(plan.epochs, given.grace_epochs, given.reduction_factor)
         found = {one.trial_id: one for one in record.records} if record else {}
         self.trials = {
@@ -67,6 +78,7 @@ class Ledger:
         }
         # None: something changed since it was asked for.
         self._choices: dict[str, GroupChoice | None] = dict.fromkeys(self.groups)
+        self._settled: dict[str, GroupChoice] = {}
 
     # What comes next.
 
@@ -113,6 +125,9 @@ class Ledger:
             for trial in map(self.trials.__getitem__, choice.skipped):
                 if trial.status != "skipped":
                     self._mark(trial, "skipped", choice.skip_reason)
+            for trial in map(self.trials.__getitem__, choice.left):
+                if trial.status not in ("stopped", "skipped") or trial.reason != choice.left_reason:
+                    self._mark(trial, "stopped" if trial.scores else "skipped", choice.left_reason, {"kind": SETTLE})
             for trial in map(self.trials.__getitem__, choice.prune):
                 if not trial.pruned and trial.leg is None:
                     for name in STATE_FILES:
@@ -151,6 +166,23 @@ class Ledger:
         return {group: self._choice(group) for group in self.groups}
 
     def _choice(self, group: str) -> GroupChoice:
+        if not self._settles:
+            return self._alone(group)
+        if None in self._choices.values() or not self._settled:
+            self._settled = self._settle()
+        return self._settled[group]
+
+    def _settle(self) -> dict[str, GroupChoice]:
+        """Return what all groups need once the new decisions of a look are stored."""
+        states = {group: self._states(group) for group in self.groups}
+        choices = settle({group: self._alone(group) for group in self.groups}, states, next_order=self._next_order())
+        made = [decision for choice in choices.values() for decision in choice.decisions]
+        for decision in made:
+            self.decided(decision)
+        return self._settle() if made else choices
+
+    def _alone(self, group: str) -> GroupChoice:
+        """Return what a group needs if its winner is to run with all its seeds."""
         choice = self._choices[group]
         if choice is None:
             choice = self._race(group) if self.races else choose_group(self._states(group), confirm=self.confirms)
@@ -167,10 +199,12 @@ class Ledger:
             choice = choose_race(self._states(group), self._rule)
             if not choice.decisions:
                 return choice
-            made = (decision.order for trial in self.trials.values() for decision in trial.decisions)
-            first = max(made, default=-1) + 1
+            first = self._next_order()
             for decision in choice.decisions:
                 self.decided(dataclasses.replace(decision, order=first + decision.order))
+
+    def _next_order(self) -> int:
+        return 1 + max((one.order for trial in self.trials.values() for one in trial.decisions), default=-1)
 
     def _states(self, group: str) -> list[TrialState]:
         return [trial.state() for trial in self.groups[group]]

@@ -17,7 +17,7 @@ from fairface_core.trial.reports import constant_of, val_images_of
 from sweep.driving.placement import Needs
 from sweep.driving.worker import AT_MOST_KEY, Ending
 from sweep.plan.plan import PlannedTrial
-from sweep.policy.states import Phase, RungDecision, TrialState
+from sweep.policy.states import SETTLE, Phase, RungDecision, TrialState
 from sweep.run_folder.records import TrialRecord
 
 # Ray's own memory monitor. Its text on any other death guesses at "the OOM killer" too.
@@ -54,7 +54,7 @@ class Trial:
         status: As in status.json.
         reason: Why, in words.
         scores: Validation mean_f1 of epochs 1..n.
-        decisions: What its rungs said.
+        decisions: What its rungs, and looks, said.
         attempts: How often it was tried, counting failures only.
         failures: Crashes and hangs since this driver started.
         at_most: Images that it may hold in memory at a time since it ran out; None if it never did.
@@ -91,7 +91,7 @@ class Trial:
     @property
     def stop(self) -> RungDecision | None:
         """The decision that ended its exploration, if one did."""
-        return next((decision for decision in self.decisions if decision.stop), None)
+        return next((decision for decision in self.decisions if decision.stop and decision.kind != SETTLE), None)
 
     @property
     def needs(self) -> Needs:
@@ -108,7 +108,8 @@ class Trial:
             explores=self.planned.explores,
             status=self.status,
             scores=tuple(self.scores),
-            decisions=self.decisions,
+            decisions=tuple(one for one in self.decisions if one.kind != SETTLE),
+            looks=tuple(one for one in self.decisions if one.kind == SETTLE),
             constant=constant_of(self.history),
             val_images=val_images_of(self.history),
         )
@@ -151,8 +152,8 @@ def _images_at_a_time(record: TrialRecord) -> int | None:
 
 def _decisions(planned: PlannedTrial, record: TrialRecord, notes: list[str]) -> tuple[RungDecision, ...]:
     """Return what its rungs said; where decisions.json is lost, the status still says why it was stopped."""
-    if record.decisions:
-        return record.decisions
+    if record.decisions or record.looks:
+        return record.decisions + record.looks
     detail = record.detail
     kind = detail.get("kind")
     if record.status == "stopped" and kind in ("asha", "race"):

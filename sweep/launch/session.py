@@ -192,7 +192,7 @@ class _Session:
         self._again = ("failed", "diverged") if retry_diverged else ("failed",)
         self._spec, self._run, self._tasks = spec, run, tasks
         self._signals, self._console = signals, console
-        confirm = plan.scheduler.kind != "fifo" and plan.scheduler.confirm
+        confirm = plan.scheduler.kind != "fifo" and plan.scheduler.confirm is not False
         retries = spec.failures.max_retries
         self._ledger = Ledger(run, plan, confirm=confirm, max_retries=retries, record=record)
         self._log = SessionLog(run, spec, plan, record.sweep if record else {})

@@ -8,6 +8,7 @@ from typing import Any
 
 from sweep.page.best_trials import BestTrial, best_trials
 from sweep.page.cost_plots import FRONTS, front_plot
+from sweep.page.looks import looks_of
 from sweep.page.plot_style import Palette, Plot
 from sweep.page.race_plot import race_plot
 from sweep.page.sweep_plots import comparison_plot, learning_curves, response_plots, scores_plot
@@ -17,8 +18,8 @@ from sweep.results.beside.outsiders import published_beside
 from sweep.results.beside.suspects import SUSPECTS_CSV, Image
 from sweep.results.facts import data_facts, protocol, provenance, scored_by, stops, tiles
 from sweep.results.leaderboard import Board, Configuration
+from sweep.results.ranks import allowed_ranks
 from sweep.results.statistics import STATISTICS
-from sweep.results.stats import allowed_ranks
 from sweep.results.verdict import Verdict
 from sweep.run_folder.records import RunRecord
 from sweep.wording import axis_words
@@ -213,6 +214,11 @@ def _course(found: Findings) -> dict[str, Any] | None:
     return {"races": races} if races else None
 
 
+def _looks(found: Findings) -> dict[str, Any] | None:
+    rounds = looks_of(found.run)
+    return {"rounds": rounds, "most": found.run.plan.most_seeds} if rounds else None
+
+
 def _response(found: Findings) -> dict[str, Any] | None:
     responses = response_plots(found.board, found.palette)
     return {"responses": responses, "groups": found.order} if responses else None
@@ -275,6 +281,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Findings], dict[str, Any] | None]], ..
     ("ensembles", "Together", _ensembles),
     ("curves", "Curves", _curves),
     ("course", "Race", _course),
+    ("looks", "Looks", _looks),
     ("response", "Response", _response),
     ("analysis", "Best trials", _analysis),
     ("audit", "Audit", _audit),

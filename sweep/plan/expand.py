@@ -45,7 +45,7 @@ class _Draft:
 
 def count_trials(spec: SweepSpec) -> int:
     """Return how many trials a space asks for, without making them; drawn values that coincide are counted apart."""
-    return len(spec.seeds) * sum(
+    return len(spec.all_seeds) * sum(
         math.prod(num_values(d) for d in own.values())
         * (1 if all(isinstance(d, Grid) for d in own.values()) else spec.num_samples)
         for own in map(spec.distributions, spec.backbones)
@@ -77,6 +77,11 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
     unique = {draft.config.digest(): draft for draft in reversed(drafts)}
     ordered = _in_order(list(reversed(unique.values())), spec)
     trials = _named(ordered, spec, _auto_gpu(spec) if auto_gpu is None else auto_gpu)
+    if spec.scheduler.kind != "fifo" and spec.scheduler.confirm == "settle" and len({d.group for d in drafts}) == 1:
+        raise ConfigError(
+            f"{where}: scheduler.confirm = settle tells the best of each {spec.scheduler.group_by} apart, and there is one; "
+            "accepted: true"
+        )
     notes = list(spec.notes)
     if len(trials) < count:
         notes.append(f"{count - len(trials):,} of {count:,} trials equal another one; each is run once")
@@ -102,7 +107,7 @@ def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
     problems: dict[str, list[str]] = {}
     constant = _constant(spec)
     for values in _configurations(spec, constant):
-        for rank, seed in enumerate(spec.seeds):
+        for rank, seed in enumerate(spec.all_seeds):
             given = {**values, SEED: seed}
             keys |= given.keys()
             try:
@@ -162,7 +167,7 @@ def _fraction(sample_seed: int, cell: dict[str, Any], key: str, sample: int) -> 
 
 def _explores(draft: _Draft, spec: SweepSpec) -> bool:
     first = spec.scheduler.explore_seeds
-    return spec.scheduler.kind != "asha" or first == "all" or draft.seed_rank < first
+    return draft.seed_rank < (len(spec.seeds) if spec.scheduler.kind != "asha" or first == "all" else first)
 
 
 def _in_order(drafts: list[_Draft], spec: SweepSpec) -> list[_Draft]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fairface_core.config.wording import validation_problem
 from fairface_core.errors import ConfigError
 from sweep.plan.names import ID_PATTERN
-from sweep.space.spec import EQUAL_WITHIN, SEED, SchedulerSpec
+from sweep.space.scheduler import SchedulerSpec
+from sweep.space.spec import EQUAL_WITHIN, SEED
 from sweep.space.yaml_nodes import MAX_PROBLEMS
 
 SCHEMA_VERSION = 1
@@ -112,6 +114,21 @@ class Plan(BaseModel):
     def swept_keys(self) -> tuple[str, ...]:
         """Config keys whose values differ between trials, without the seed and the group key."""
         return varying_keys([trial.config for trial in self.trials], self.group_by)
+
+    @property
+    def most_seeds(self) -> int | None:
+        """Seeds that each group's best can get in rounds; None for a plan that does not settle."""
+        if self.scheduler.kind == "fifo" or self.scheduler.confirm != "settle":
+            return None
+        return max(Counter(trial.config_id for trial in self.trials).values())
+
+    @property
+    def grid(self) -> tuple[PlannedTrial, ...]:
+        """The trials without the seeds that settling may add."""
+        if self.scheduler.seeds is None:
+            return self.trials
+        seeds = self.space.get("space", {}).get("seed", {}).get("grid", [self.trials[0].seed])
+        return tuple(trial for trial in self.trials if trial.seed in seeds)
 
     def worst_case_epochs(self) -> int:
         """Return how many epochs are trained if no trial is stopped early.

@@ -31,7 +31,11 @@ class GroupChoice:
         skip_reason: One sentence; empty while nothing is skipped.
         prune: Full training states that nothing can need any more.
         done: Nothing is left to run.
-        decisions: What a race decides now, to be stored before anything else of this counts; see `sweep.policy.race`.
+        decisions: What a race or a look decides now, to be stored before anything else of this counts; see
+            `sweep.policy.race` and `sweep.policy.settle`.
+        later: Seeds of the winner that a later round may run.
+        left: Seeds of the winner that no round will run; they must say so on disk, for `left_reason`.
+        left_reason: One sentence.
     """
 
     group: str
@@ -46,6 +50,9 @@ class GroupChoice:
     prune: tuple[str, ...]
     done: bool
     decisions: tuple[RungDecision, ...] = ()
+    later: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    left_reason: str = ""
 
 
 @dataclass(frozen=True)

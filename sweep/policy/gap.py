@@ -16,7 +16,7 @@ RISE_SHARE = 0.5
 GAP_ERRORS = 0.5
 FULL_GAP_ERRORS = 1.5
 LEARNED_ERRORS = 5.0
-_PRIOR_DOF = 2
+PRIOR_DOF = 2
 # Of value = score + share * (score - score below), were their errors independent.
 _VALUE_SPREAD = math.hypot(1 + RISE_SHARE, RISE_SHARE)
 # Where no history says how many validation images there are.
@@ -86,7 +86,7 @@ class Rung:
         prior = spread * sampling_error(best.score, val_images)
         squares = math.fsum((x - v.mean) ** 2 for v in at.values() for x in v.values)
         degrees = sum(len(v.values) - 1 for v in at.values())
-        sd = math.sqrt((_PRIOR_DOF * prior**2 + squares) / (_PRIOR_DOF + degrees))
+        sd = math.sqrt((PRIOR_DOF * prior**2 + squares) / (PRIOR_DOF + degrees))
         return {
             name: errors * sd * math.sqrt(1 / len(v.values) + 1 / len(best.values))
             + self.climbing * RISE_SHARE * v.rise

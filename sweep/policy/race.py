@@ -106,7 +106,9 @@ class _Race:
     def __init__(self, states: Sequence[TrialState], rule: RaceRule, next_order: int) -> None:
         by_config: dict[str, list[TrialState]] = {}
         for state in states:
-            by_config.setdefault(state.config_id, []).append(state)
+            # Seeds beyond the grid's are for a winner only.
+            if state.explores:
+                by_config.setdefault(state.config_id, []).append(state)
         self.racers = [_Racer(name, tuple(trials)) for name, trials in by_config.items()]
         self.decisions: list[RungDecision] = []
         self._rule, self._next_order = rule, next_order
@@ -245,10 +247,11 @@ def choose_race(states: Sequence[TrialState], rule: RaceRule, *, next_order: int
     over = not explore
     if over and winner is None:
         winner = _nextbest_of(race.racers)
-    to_confirm = [t.trial_id for t in winner.trials if t.status != "completed" and not t.lost] if winner else []
+    seeds = [t for t in states if winner and t.config_id == winner.config_id]
+    to_confirm = [t.trial_id for t in seeds if t.status != "completed" and not t.lost]
     wanted = {*explore, *to_confirm}
     # Until one full run of the winner exists, all its seeds may still fail and the next configuration be needed.
-    closed = over and (winner is None or any(t.status == "completed" for t in winner.trials))
+    closed = over and (winner is None or any(t.status == "completed" for t in seeds))
     left_over = [t for t in states if t.trial_id not in wanted and t.status != "completed" and not t.lost]
     stopped = tuple(t.trial_id for t in left_over if t.stop or t.status == "stopped")
     skipped = tuple(t.trial_id for t in left_over if closed and not t.scores and t.trial_id not in stopped)

@@ -11,11 +11,13 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sweep.policy.asha import GroupedASHA
 from sweep.policy.confirm import GroupChoice, choose_group
 from sweep.policy.race import RaceRule, choose_race
-from sweep.policy.states import RungDecision, TrialState
+from sweep.policy.settle import settle
+from sweep.policy.states import SETTLE, RungDecision, TrialState
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def simulate(
     *,
     grace_epochs: int,
     reduction_factor: float,
-    confirm: bool = True,
+    confirm: bool | Literal["settle"] = True,
     num_slots: int = 1,
     max_epochs: int | None = None,
     in_plan_order: bool = False,
@@ -108,7 +110,7 @@ def simulate(
         states: Where they stand, in the same order; `plan_states` for a fresh sweep.
         grace_epochs: As in `GroupedASHA`.
         reduction_factor: As in `GroupedASHA`.
-        confirm: Whether winners are brought to the full budget.
+        confirm: Whether winners are brought to the full budget, or get their seeds in rounds.
         num_slots: Trials that run at the same time.
         max_epochs: Cut the sweep off after this many epochs; running ones are lost, as after a kill.
         in_plan_order: Start exploring trials in plan order and not in the policy's, for comparison.
@@ -125,7 +127,10 @@ def simulate(
     def note(decisions: Iterable[RungDecision]) -> None:
         for decision in decisions:
             state = now[decision.trial_id]
-            now[decision.trial_id] = replace(state, decisions=(*state.decisions, decision))
+            if decision.kind == SETTLE:
+                now[decision.trial_id] = replace(state, looks=(*state.looks, decision))
+            else:
+                now[decision.trial_id] = replace(state, decisions=(*state.decisions, decision))
 
     if not race:
         note(scheduler.refill(now.values()))
@@ -141,9 +146,27 @@ def simulate(
     clock, num_epochs = 0.0, 0
 
     fresh: dict[str, GroupChoice] = {}
+    settled: dict[str, GroupChoice] = {}
 
     def choice_of(group: str) -> GroupChoice:
-        """Ask the policy and write down what it says of trials that are not to run."""
+        """Ask the policies and write down what they say of trials that are not to run."""
+        if confirm != SETTLE:
+            return alone(group)
+        if not settled:
+            settled.update(settle({name: alone(name) for name in members}, states_of()))
+            while made := [d for choice in settled.values() for d in choice.decisions]:
+                note(made)
+                settled.update(settle({name: alone(name) for name in members}, states_of()))
+            for choice in settled.values():
+                for trial_id in choice.left:
+                    now[trial_id] = replace(now[trial_id], status="stopped" if now[trial_id].scores else "skipped")
+        return settled[group]
+
+    def states_of() -> dict[str, list[TrialState]]:
+        return {name: [now[t] for t in trials] for name, trials in members.items()}
+
+    def alone(group: str) -> GroupChoice:
+        """Ask for one group as if its winner were to run with all its seeds."""
         if race and group in fresh:
             return fresh[group]
         if race:
@@ -152,7 +175,7 @@ def simulate(
                 note(choice.decisions)
                 choice = choose_race([now[t] for t in members[group]], rule)
         else:
-            choice = choose_group([now[t] for t in members[group]], confirm=confirm)
+            choice = choose_group([now[t] for t in members[group]], confirm=confirm is not False)
         for trial_id in choice.stopped:
             now[trial_id] = replace(now[trial_id], status="stopped")
         for trial_id in choice.skipped:
@@ -184,6 +207,7 @@ def simulate(
         clock, _, trial_id = heapq.heappop(running)
         curve, state = known[trial_id], now[trial_id]
         fresh.pop(curve.group, None)
+        settled.clear()
         epoch = len(state.scores) + 1
         assert epoch <= epochs, f"{trial_id} was run past its budget"
         score = curve.scores[epoch - 1]

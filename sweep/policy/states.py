@@ -27,6 +27,8 @@ SCORE_KEY = "mean_f1"
 # Statuses that end exploration; `stopped` without a decision is one whose decisions.json was lost.
 ENDED = frozenset({"completed", "stopped", "diverged", "failed"})
 
+# Kind of what a look of `sweep.policy.settle` said, beside `asha` and `race`.
+SETTLE = "settle"
 DECISIONS_FILE = "decisions.json"
 _SCHEMA_VERSION = 1
 
@@ -47,8 +49,10 @@ class RungDecision:
             every cutoff can be worked out again.
         constant: What the best answer that is the same for every image scores. A cutoff that is not above it stops
             nothing: those who set it have learned nothing yet, and their order is noise.
-        kind: `asha`, or `race`, where configurations are compared and not trials.
-        value: What a race compares with `cutoff`: the configuration's value at the rung, see `sweep.policy.race`.
+        kind: `asha`, or `race`, where configurations are compared and not trials; or `settle`, where winners of groups are:
+            `rung` is then the number of the look, and `stop` leaves the group with the seeds it has.
+        value: What a race or a look compares with `cutoff`: the configuration's value at the rung, see `sweep.policy.race`,
+            or the winner's mean over its seeds.
     """
 
     trial_id: str
@@ -83,6 +87,12 @@ class RungDecision:
         """Return the decision in one sentence."""
         if self.kind == "race":
             return self._race_reason()
+        if self.kind == SETTLE:
+            verdict = "cannot be the best any more" if self.stop else "goes on"
+            bound = "one seed" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
+            return (
+                f"{self.group} {verdict} after {self.rung:g} seeds: mean {SCORE_KEY} {self.value or 0.0:.4f}, {bound}"
+            )
         verdict = "stopped" if self.stop else "goes on"
         bound = "first in its rung" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
         if self.spared:
@@ -162,6 +172,7 @@ class TrialState:
             driver that retries failed trials on resume hands them in as planned.
         scores: Validation mean_f1 of epochs 1..n, exploration and confirm together.
         decisions: What its rungs said.
+        looks: What looks said of its group, see `sweep.policy.settle`.
         constant: What the best constant answer scores; 0 while no epoch has said so.
         val_images: Validation images behind each score; 0 while no epoch has said so.
     """
@@ -176,6 +187,7 @@ class TrialState:
     decisions: tuple[RungDecision, ...] = ()
     constant: float = 0.0
     val_images: int = 0
+    looks: tuple[RungDecision, ...] = ()
 
     @cached_property
     def stop(self) -> RungDecision | None:

@@ -72,10 +72,10 @@ class Configuration:
     def complete(self) -> bool:
         """Whether it may be ranked.
 
-        Every seed had the full budget; a seed lost to a failure of the machine is let go, with a note. A diverged one
-        is not: the mean over the seeds that happened to survive would flatter the configuration.
+        Every seed had the full budget; a seed lost to a failure of the machine is let go, with a note, and so is one that
+        settling did not need. A diverged one is not: the mean over the seeds that happened to survive would flatter the configuration.
         """
-        lost = [record for record in self.records if record.status == "failed"]
+        lost = [record for record in self.records if record.status == "failed" or record.left]
         return bool(self.full) and len(self.full) + len(lost) == len(self.records)
 
     @property
@@ -147,6 +147,8 @@ class Configuration:
 def _fate(record: TrialRecord) -> str:
     epochs = record.report["epochs"] if record.report else record.config.get("epochs", "?")
     of = f"at epoch {record.epochs_trained} of {epochs}"
+    if record.left:
+        return "left by settling"
     if record.status == "completed":
         return "finished, but the report cannot be used"
     return {

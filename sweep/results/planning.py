@@ -36,15 +36,15 @@ class Decider:
     images: int | None
 
 
-def smallest_gap(spread: Spread, num_pairs: int) -> float:
+def smallest_gap(spread: Spread, num_pairs: int, level: float = 1 - CONFIDENCE) -> float:
     """Return the smallest true difference that would be told apart with 80 % power.
 
-    Half the width of the interval at Holm's first and strictest level, 0.05 / num_pairs, plus z_0.8 standard errors of the
+    Half the width of the interval at Holm's first and strictest level, `level` / num_pairs, plus z_0.8 standard errors of the
     difference itself. Source: the usual sample-size formula (for example Chow, Shao and Wang, "Sample Size
     Calculations in Clinical Research", 2nd ed., 2008, section 3.2), with the intervals of `Spread`.
     """
     error = math.sqrt(float(spread.images + spread.seeds))
-    return float(spread.half_width((1 - CONFIDENCE) / num_pairs)) + float(stats.norm.ppf(POWER)) * error
+    return float(spread.half_width(level / num_pairs)) + float(stats.norm.ppf(POWER)) * error
 
 
 def planned(spread: Spread, *, num_seeds: int | None = None, images_factor: float = 1.0) -> Spread:
@@ -75,7 +75,8 @@ def what_decides(pair: Comparison, num_pairs: int) -> Decider:
     gap = abs(pair.difference)
 
     def shows(num_seeds: int | None, factor: float) -> bool:
-        return smallest_gap(planned(pair.spread, num_seeds=num_seeds, images_factor=factor), num_pairs) <= gap
+        spread = planned(pair.spread, num_seeds=num_seeds, images_factor=factor)
+        return smallest_gap(spread, num_pairs, pair.level) <= gap
 
     seeds = next((n for n in range(max(pair.num_seeds), MAX_SEEDS + 1) if shows(n, 1.0)), None)
     if not shows(None, MAX_IMAGES_FACTOR):
@@ -130,7 +131,7 @@ def what_would_decide(board: Board, pairs: Sequence[Comparison], num_pairs: int)
     tied = [pair for pair in pairs if pair.verdict() == "tie" and not pair.one_seed]
     if not tied:
         return []
-    seen = max(smallest_gap(pair.spread, num_pairs) for pair in tied)
+    seen = max(smallest_gap(pair.spread, num_pairs, pair.level) for pair in tied)
     said = [f"The smallest gap that this sweep would have seen in 80\u202f% of cases is {score(seen)}."]
     official = _official_images(board)
     for pair in sorted(tied, key=lambda pair: -abs(pair.difference))[:_MAX_TIES]:
@@ -159,7 +160,7 @@ def what_would_decide(board: Board, pairs: Sequence[Comparison], num_pairs: int)
 
 def _official_shows(pair: Comparison, images: int, num_pairs: int) -> bool:
     spread = planned(pair.spread, images_factor=images / pair.num_images)
-    return smallest_gap(spread, num_pairs) <= abs(pair.difference)
+    return smallest_gap(spread, num_pairs, pair.level) <= abs(pair.difference)
 
 
 def _official_images(board: Board) -> int | None:

@@ -27,7 +27,7 @@ Checked by simulation in benchmarks/stats_coverage.py and, smaller, in the tests
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -83,11 +83,12 @@ class Comparison:
         a: Name of the first configuration.
         b: Name of the second.
         difference: Mean over a's seeds minus mean over b's.
-        low: Lower end of the 95 % interval, not adjusted for the number of pairs.
+        low: Lower end of the 95 % interval, not adjusted for the number of pairs. Of a sweep that looked repeatedly it is
+            that of all looks together, which its levels widen (a repeated confidence interval).
         high: Its upper end.
         p_greater: Probability that the difference is positive: 1 - p_value / 2, or p_value / 2 where it is negative
             (the mass above 0 of the distribution whose quantiles the intervals are).
-        p_value: Two-sided, of no difference: 1 less the level of the interval that just reaches 0.
+        p_value: Two-sided, of no difference: 1 less the level of the interval that just reaches 0, times 0.05 / level.
         p_holm: The same, Holm-corrected over all pairs of one table; None until `compare_all`.
         margin: Differences below it are none for practical purposes, in mean_f1.
         p_equal: Of a difference of at least the margin, either way: the larger p-value of the two one-sided tests.
@@ -97,6 +98,7 @@ class Comparison:
         num_seeds: Seeds of a and of b.
         num_images: Test images.
         spread: Where the interval comes from.
+        level: 0.05, or the share of it that a look was given.
     """
 
     a: str
@@ -114,6 +116,7 @@ class Comparison:
     num_seeds: tuple[int, int]
     num_images: int
     spread: Spread
+    level: float = 1 - CONFIDENCE
 
     @property
     def covers(self) -> str:
@@ -200,6 +203,7 @@ def compare_all(
     *,
     lenders: Sequence[Sequence[float]] = (),
     margin: float = EQUAL_WITHIN,
+    level_of: Callable[[int], float] = lambda num_seeds: 1 - CONFIDENCE,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> list[Comparison]:
@@ -209,6 +213,8 @@ def compare_all(
         configurations: Name -> one Predictions per seed, all on the same images.
         lenders: Test mean_f1 of the seeds of each further configuration; those that are compared lend too.
         margin: Differences below it are none for practical purposes.
+        level_of: What a pair is judged at, given the number of seeds of the one with fewer: 0.05, or what a sweep that
+            looked repeatedly has spent there (`sweep.policy.spending.spent_level`).
         num_resamples: Bootstrap resamples of the images; they are drawn and scored once for all pairs.
         seed: Of the resamples.
 
@@ -229,7 +235,8 @@ def compare_all(
         both = np.concatenate([rows[i], rows[j]])
         spread = _spread([scores[i], scores[j]], covariance[np.ix_(both, both)], variance, [i, j])
         difference = float(scores[i].mean() - scores[j].mean())
-        pairs.append(_comparison((names[i], names[j]), difference, spread, margin, len(everyone[0].age_true)))
+        about = (margin, len(everyone[0].age_true), level_of(int(spread.num_seeds.min())))
+        pairs.append(_comparison((names[i], names[j]), difference, spread, *about))
     different, equal = holm([pair.p_value for pair in pairs]), holm([pair.p_equal for pair in pairs])
     return [
         dataclasses.replace(pair, p_holm=float(p), p_equal=float(q))
@@ -250,28 +257,6 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     adjusted = np.empty_like(p)
     np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0), axis=-1)
     return adjusted
-
-
-def allowed_ranks(comparisons: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
-    """Return the best and the worst rank that each configuration can have, by test mean_f1.
-
-    Its best rank is one more than the number of those called better; its worst leaves below it only those called worse.
-    Holm's correction keeps all calls of a table right in 95 % of sweeps, and so all ranks together. Source: Mogstad, Romano, Shaikh and Wilhelm, "Inference for Ranks with Applications to Mobility across
-    Neighbourhoods and Academic Achievement across Countries", Review of Economic Studies 91, 2024, section 3.
-
-    Args:
-        comparisons: Of all pairs.
-    """
-    names = list(dict.fromkeys(name for pair in comparisons for name in (pair.a, pair.b)))
-    better = dict.fromkeys(names, 0)
-    worse = dict.fromkeys(names, 0)
-    for pair in comparisons:
-        outcome = pair.verdict()
-        if outcome in ("a", "b"):
-            ahead, behind = (pair.a, pair.b) if outcome == "a" else (pair.b, pair.a)
-            better[behind] += 1
-            worse[ahead] += 1
-    return {name: (1 + better[name], len(names) - worse[name]) for name in names}
 
 
 def equal_p_value(spread: Spread, difference: float | np.ndarray, margin: float) -> np.ndarray:
@@ -325,9 +310,11 @@ def _spread(
 
 
 def _comparison(
-    names: tuple[str, str], difference: float, spread: Spread, margin: float, num_images: int
+    names: tuple[str, str], difference: float, spread: Spread, margin: float, num_images: int, level: float
 ) -> Comparison:
-    half, p_value = float(spread.half_width(1 - CONFIDENCE)), float(spread.p_value(abs(difference)))
+    # A level below 0.05 is a p-value that much larger: Holm's correction then weighs all pairs alike.
+    larger = (1 - CONFIDENCE) / level
+    half, p_value = float(spread.half_width(level)), min(larger * float(spread.p_value(abs(difference))), 1.0)
     private = float((spread.private / spread.num_seeds).sum())
     return Comparison(
         a=names[0],
@@ -339,10 +326,11 @@ def _comparison(
         p_value=p_value,
         p_holm=None,
         margin=margin,
-        p_equal=float(equal_p_value(spread, difference, margin)),
+        p_equal=min(larger * float(equal_p_value(spread, difference, margin)), 1.0),
         se_images=(float(spread.images) + private) ** 0.5,
         se_seeds=float(spread.seeds - private) ** 0.5,
         num_seeds=(int(spread.num_seeds[0]), int(spread.num_seeds[1])),
         num_images=num_images,
         spread=spread,
+        level=level,
     )

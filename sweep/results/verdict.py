@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from sweep.policy.spending import FIRST_LOOK, LEVEL, spent_level
 from sweep.results.leaderboard import Board, Configuration
 from sweep.results.planning import seed_variance, what_would_decide
 from sweep.results.stats import Comparison, compare_all
@@ -56,11 +57,13 @@ def judge(board: Board) -> Verdict:
     if problem:
         sentence = f"{_scores(leader)}. The groups cannot be compared: {problem}."
         return Verdict("not compared", "No comparison", sentence, caveats, ())
+    most = board.run.plan.most_seeds
     comparisons = tuple(
         compare_all(
             {one.group: [s.test for s in one.scored] for one in best},
             lenders=[one.test_scores() for one in board.lenders(*best)],
             margin=board.run.plan.equal_within,
+            level_of=lambda num_seeds: spent_level(num_seeds, most) if most else LEVEL,
         )
     )
     against = comparisons[: len(best) - 1]
@@ -233,7 +236,8 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
     caveats += seed_variance(board, best)
     caveats += [_constant(one) for one in best if one.constant_heads]
     caveats += _nothing_learned(run)
-    lost = [f"{one.group} ({one.note})" for one in best if one.note]
+    caveats += _looked(run, best)
+    lost = [f"{one.group} ({one.note})" for one in best if not all(r.full_budget or r.left for r in one.records)]
     if lost:
         caveats.append(f"Means over fewer seeds than planned: {listing(lost)}.")
     digests = {(r.report or {}).get("provenance", {}).get("data_digest") for one in best for r in one.full}
@@ -255,6 +259,22 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
             "but batch norm saw the parts."
         )
     return tuple(caveats)
+
+
+def _looked(run: RunRecord, best: Sequence[Configuration]) -> list[str]:
+    """Say of a sweep that settles what the looks cost, and who was left."""
+    most = run.plan.most_seeds
+    if most is None or len(best) < 2:
+        return []
+    fewest = sorted({max(len(one.full), FIRST_LOOK) for one in best})
+    levels = listing([f"{spent_level(n, most):.4f} with {n} seeds" for n in fewest])
+    said = f"Seeds came in rounds, up to {most} each, decided on validation. Each look has its share of the 5\u202f%: {levels}."
+    left = [
+        f"{one.group} ({counted(len(one.full), 'seed')})"
+        for one in best
+        if any(r.stop for c in one.full for r in c.looks)
+    ]
+    return [f"{said} Left early: {listing(left)}." if left else said]
 
 
 def _parts(one: Configuration) -> list[int]:

@@ -15,7 +15,7 @@ from fairface_core.files.folder import Folder, is_remote, read_json
 from fairface_core.trial.reading import CONTRACT_FIELDS, read_history, read_report, read_status
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.policy.race import rung_epochs
-from sweep.policy.states import DECISIONS_FILE, RungDecision, decisions_from_json
+from sweep.policy.states import DECISIONS_FILE, SETTLE, RungDecision, decisions_from_json
 
 # Files of a trial are small; on an object store it is the round trips that take the time.
 _READERS = 16
@@ -36,6 +36,7 @@ class TrialRecord:
         report: report.json, checked; None where there is none that can be used.
         problems: What was damaged in its files.
         decisions: What its rungs said, decisions.json; empty where it cannot be used.
+        looks: What looks said of its group, from the same file; see `sweep.policy.settle`.
         linked: Whether a link stands in the place of its folder, or of `trials`: nothing was read there.
     """
 
@@ -50,6 +51,7 @@ class TrialRecord:
     problems: tuple[str, ...]
     linked: bool = False
     decisions: tuple[RungDecision, ...] = ()
+    looks: tuple[RungDecision, ...] = ()
 
     @property
     def problem(self) -> str:
@@ -97,6 +99,11 @@ class TrialRecord:
     def begun(self) -> bool:
         """Whether there is a trial folder to look into. An interrupted trial is planned again, with its epochs."""
         return self.status != "planned" or self.epochs_trained > 0
+
+    @property
+    def left(self) -> bool:
+        """Whether settling needed no run of it."""
+        return self.status in ("stopped", "skipped") and self.detail.get("kind") == SETTLE
 
     @property
     def full_budget(self) -> bool:
@@ -265,7 +272,8 @@ def _read_trial(folder: Folder, planned: PlannedTrial, group_by: str) -> TrialRe
         history=history,
         report=report,
         problems=tuple(problems),
-        decisions=decisions,
+        decisions=tuple(one for one in decisions if one.kind != SETTLE),
+        looks=tuple(one for one in decisions if one.kind == SETTLE),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fairface_core.config.wording import unknown_key, validation_problem
 from fairface_core.errors import ConfigError, shown
 from sweep.space.distributions import BUDGET, Grid
 from sweep.space.overrides import FLAGS, apply_overrides
+from sweep.space.scheduler import SchedulerSpec
 from sweep.space.spec import DATA_FIELDS, RESERVED, SHARED, SpaceFile, SweepSpec, json_schema
 from sweep.space.yaml_nodes import Node, dotted, read_yaml, source_of
 
@@ -136,6 +137,21 @@ def _repeated(spec: SweepSpec, root: Node) -> Iterator[str]:
                 yield f"{where}: {key}.grid names {shown(value)} more than once; it is counted once"
 
 
+def _settling(given: SchedulerSpec, scheduler: Mapping[str, Node], num_seeds: int) -> Iterator[str]:
+    """Yield what is wrong with the seeds of `confirm: settle`."""
+    most = given.seeds.up_to if given.seeds else num_seeds
+    if given.seeds and given.confirm != "settle":
+        yield f"{scheduler['seeds'].where}: scheduler.seeds is for confirm: settle alone; accepted with it: up_to"
+    elif given.seeds and most < num_seeds:
+        where = scheduler["seeds"].where
+        yield f"{where}: scheduler.seeds.up_to = {most}, but the space has {num_seeds} seeds; accepted: {num_seeds} or more"
+    elif given.confirm == "settle" and most < 2:
+        yield (
+            f"{scheduler['confirm'].where}: scheduler.confirm = settle with one seed: one seed shows no luck, so nothing could "
+            "be told apart; accepted: two seeds or more, or seeds: {up_to: 10}"
+        )
+
+
 def _cross_check(spec: SweepSpec, root: Node, problems: list[str], notes: list[str]) -> None:
     """Check what takes more than one section to see."""
     drawn, num_seeds, given = spec.drawn(), len(spec.seeds), spec.scheduler
@@ -167,6 +183,8 @@ def _cross_check(spec: SweepSpec, root: Node, problems: list[str], notes: list[s
             problems.append(
                 f"{explore} with confirm: false would never run the other seeds; accepted: confirm: true, or all"
             )
+    if given.kind != "fifo":
+        problems += _settling(given, scheduler, num_seeds)
     if given.kind == "race" and "explore_seeds" in scheduler:
         notes.append("scheduler race gives each configuration the seeds it needs; not used: explore_seeds")
     if given.kind == "race" and not given.confirm and num_seeds > 1:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from fairface_core.backbones import BACKBONES, TIMM_PATTERN
@@ -33,6 +33,7 @@ from sweep.space.distributions import (
     optional,
     value_type,
 )
+from sweep.space.scheduler import SchedulerSpec, Section
 
 # Fields that the sweep itself sets, and what to use instead.
 RESERVED = {
@@ -115,10 +116,7 @@ _Own = mapping_of("Own", {key: _key(key, _own(key)) for key in _FIXED if key not
 _OwnOrNull = Annotated[dict[str, Any], _Own, BeforeValidator(lambda own: {} if own is None else own)]
 _PerBackbone = mapping_of("PerBackbone", {name: optional(_OwnOrNull) for name in BACKBONES}, more=TIMM_PATTERN)
 _Fixed = mapping_of("Fixed", {key: _key(key, value_type(key)) for key in _FIXED})
-_GROUPABLE: Any = Literal[tuple(sorted(tunable_fields() - {SEED}))]
-_Groupable = GetPydanticSchema(lambda _, handler: handler.generate_schema(_GROUPABLE))
 _Seconds = Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0, le=_YEAR)] | Literal["off"] | None
-_Seeds = Annotated[int, Field(ge=1)] | Literal["all"]
 _Cpus = Annotated[float, Field(ge=0.01, le=4096)]
 _Gpus = Annotated[
     Annotated[float, Field(ge=0, le=1)] | Literal["auto"],
@@ -127,32 +125,14 @@ _Gpus = Annotated[
 ]
 
 
-class _Section(Keys):
-    model_config = ConfigDict(strict=True)
-
-
-class SchedulerSpec(_Section):
-    """When a trial is stopped early."""
-
-    kind: Literal["asha", "race", "fifo"] = Field(
-        default="asha",
-        description="asha stops what falls behind; race runs configurations seed by seed; fifo stops nothing",
-    )
-    group_by: Annotated[str, _Groupable] = Field(default=BACKBONE, description="trials are compared at one value of it")
-    grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before it has trained this many epochs")
-    reduction_factor: float = Field(default=3.0, ge=2, le=1000, description="one in this many goes on at each rung")
-    explore_seeds: _Seeds = Field(default="all", description="how many seeds, the first of the space, explore")
-    confirm: bool = Field(default=True, description="run each group's best configuration in full for all seeds")
-
-
-class BackboneResources(_Section):
+class BackboneResources(Section):
     """What a trial of one backbone needs; None takes the value of all trials."""
 
     cpu: _Cpus | None = None
     gpu: _Gpus | None = None
 
 
-class ResourceSpec(_Section):
+class ResourceSpec(Section):
     """What a trial needs."""
 
     cpu: _Cpus = Field(default=1.0, description="CPUs per trial; Ray's logical ones, so fractions are fine")
@@ -164,7 +144,7 @@ class ResourceSpec(_Section):
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(default=None, description="most trials at a time")
 
 
-class FailureSpec(_Section):
+class FailureSpec(Section):
     """What happens to a trial that crashes or hangs."""
 
     max_retries: int = Field(default=2, ge=0, le=100, description="further tries, each from the trial's last state")
@@ -260,6 +240,13 @@ class SweepSpec(SpaceFile):
         return self.values(SEED)
 
     @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the space, and those after the largest one that settling may add for the best."""
+        wanted = self.scheduler.seeds
+        further = max(0, wanted.up_to - len(self.seeds)) if wanted and self.scheduler.confirm == "settle" else 0
+        return (*self.seeds, *range(max(self.seeds) + 1, max(self.seeds) + 1 + further))
+
+    @property
     def backbones(self) -> tuple[str, ...]:
         """The backbones of the space, in its order."""
         return self.values(BACKBONE)
@@ -308,7 +295,7 @@ class SweepSpec(SpaceFile):
         defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
         identity = identity_fields()
         constant = {**self.fixed, **self.policies}
-        scheduler = self.scheduler.model_dump()
+        scheduler = self.scheduler.model_dump(exclude_none=True)
         if self.scheduler.kind == "fifo":
             scheduler = {key: scheduler[key] for key in ("kind", "group_by")}
         elif self.scheduler.kind == "race":

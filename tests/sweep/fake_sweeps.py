@@ -126,7 +126,7 @@ def run_sweep(
     if record is None:
         write_new(run, spec, plan)
     ledger = Ledger(
-        run, plan, confirm=plan.scheduler.kind != "fifo" and plan.scheduler.confirm, max_retries=max_retries,
+        run, plan, confirm=plan.scheduler.kind != "fifo" and plan.scheduler.confirm is not False, max_retries=max_retries,
         record=record,
     )  # fmt: skip
     ledger.open_for_resume()

@@ -33,7 +33,7 @@ from fairface_core.trial.writing import (
 )
 from sweep.plan.names import trial_name
 from sweep.plan.plan import Plan, PlannedTrial
-from sweep.space.spec import SchedulerSpec
+from sweep.space.scheduler import SchedulerSpec
 
 RACES = ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern")
 # Shares of the age groups in FairFace's validation labels, to two digits.

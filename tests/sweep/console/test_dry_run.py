@@ -27,7 +27,7 @@ def test_a_dry_run_says_what_is_run_and_what_it_can_cost(tmp_path: Path) -> None
     plan = plan_of(tmp_path, DESIGN_SPACE, sets=["scheduler.explore_seeds=1", "per_backbone.resnet18.lr=5"])
     text = printed(plan)
     assert "36 trials: 12 configurations x 3 seeds, 20 epochs each; asha by backbone" in text
-    assert "vit_b_16 9 3 4 1 20.3 lr 1e-5, 3e-5, 1e-4" in text
+    assert "vit_b_16 9 3 4 1 11.3 lr 1e-5, 3e-5, 1e-4" in text
     assert "Worst case: 400 epochs of training (every trial in full: 720)." in text
     assert "Expected with ASHA: about " in text
     assert "note: " in text

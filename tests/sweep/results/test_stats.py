@@ -20,11 +20,11 @@ from sweep.results.bootstrap import (
     resample_weights,
     resampled_scores,
 )
+from sweep.results.ranks import allowed_ranks
 from sweep.results.stats import (
     COVERS_BOTH,
     COVERS_IMAGES,
     Comparison,
-    allowed_ranks,
     compare,
     compare_all,
     holm,

@@ -224,10 +224,12 @@ def test_an_odd_space_means_this(case: Odd, tmp_path: Path) -> None:
 TWO_VALUES = {  # no keyword compares one value with another
     "range upside down", "range of nothing", "root and demo", "fixed and swept", "data and fixed", "repeats of a grid",
     "more explorers than seeds", "seeds that never run", "seeds that never race", "grouped by draws",
+    "nothing to settle with", "seeds without settling", "fewer seeds than the grid",
 }  # fmt: skip
 WHOLE_PLAN = {
     "a million trials",
     "patches that do not fit",
+    "nothing to settle",
     "patches of timm that do not fit",
 }  # known when the trials are drawn up
 # timm's own word, which differs from version to version.

@@ -18,7 +18,8 @@ from fairface_core.errors import ConfigError
 from sweep.plan.expand import make_plan
 from sweep.space.distributions import Choice, Grid, LogUniform, RandInt, Uniform
 from sweep.space.load import load_space
-from sweep.space.spec import DATA_FIELDS, DEMO_SIZES, RESERVED, FailureSpec, ResourceSpec, SchedulerSpec, SweepSpec
+from sweep.space.scheduler import SchedulerSpec
+from sweep.space.spec import DATA_FIELDS, DEMO_SIZES, RESERVED, FailureSpec, ResourceSpec, SweepSpec
 from tests.sweep.spaces import DESIGN_SPACE, space
 
 SPACES = sorted((Path(__file__).resolve().parents[3] / "search_spaces").glob("*.yaml"))
