@@ -2,6 +2,7 @@
 
     python -m benchmarks.race_saving                        # 200 sweeps a row: about 4 minutes on one core
     python -m benchmarks.race_saving --only finetuned       # one network
+    python -m benchmarks.race_saving --settle --rates 3     # with `confirm: settle`
 
 The rule's constants were chosen on the stand-in network and on simulated curves; the other networks are reports (but for
 the gap at the full budget, which only a network that learns late ever meets, and which was chosen on the one recorded).
@@ -9,7 +10,11 @@ the gap at the full budget, which only a network that learns late ever meets, an
 trials side by side. Regret is what the winner's mean best score over all seeds, at full budget, lacks against the best
 configuration's of the full grid: the mean over sweeps, and the worst single sweep. The ASHA rows run the same sweeps with
 all seeds exploring. The recorded networks give few different sweeps: neighboring rates, seeds in any order, four groups drawn
-from one grid; 200 of them are not independent.
+from one grid; 200 of them are not independent. `field` has one backbone from each recorded network; in `simulated_clear` one backbone's best
+rate is 0.05 better than any other's.
+
+`--settle` adds rows: the same races with the winners' seeds in rounds. Its regret is that of the backbone that validation puts first, against the
+best backbone with all its seeds; `confirm_true` beside it is the same with all seeds run.
 """
 
 from __future__ import annotations
@@ -24,10 +29,14 @@ from benchmarks.asha_saving import regrets
 from benchmarks.learning_curves import draw_curves, parts_of, read_curves
 from benchmarks.measure import Row, parser, say, show, summary
 from sweep.policy.simulate import Curve, plan_states, simulate
+from sweep.policy.states import SETTLE
 
 RESULTS = Path(__file__).parent / "results"
 SAVING_GOALS = {3: 2.4, 4: 3.0, 6: 3.5}
 MEAN_REGRET_GOAL, WORST_REGRET_GOAL = 0.003, 0.02
+# Of race and settle together, at 3 rates: recorded networks, and one clear winner.
+SETTLE_GOAL, CLEAR_GOAL = 2.9, 3.5
+CLEAR_LEAD = 0.05
 # Name -> file, group and validation images; constants where the file has none.
 RECORDED = {
     "standin": ("curves_standin_fairface_sample.csv", "mlp", 2_500),
@@ -51,13 +60,67 @@ def recorded(name: str) -> list[Curve]:
 def sweeps_of(name: str, num_rates: int, count: int, seed: int, epochs: int) -> Iterator[list[Curve]]:
     """Yield sweeps of four groups with this many learning rates each."""
     rng = np.random.default_rng([seed, num_rates])
-    if name.startswith("simulated"):
+    if name == "field":
+        for _ in range(count):
+            parts = [(n, next(parts_of(recorded(n), num_rates, rng, 1, num_groups=1))) for n in RECORDED]
+            curves = [replace(c, trial_id=f"{n}-{c.trial_id}", group=n, config_id=f"{n}-{c.config_id}")
+                      for n, part in parts for c in part]  # fmt: skip
+            yield sorted(curves, key=lambda curve: curve.seed)
+    elif name == "simulated_clear":
+        for _ in range(count):
+            yield _with_a_clear_winner(draw_curves(rng, num_rates=num_rates, epochs=epochs))
+    elif name.startswith("simulated"):
         harder = {"slowness": 2.0, "noise": 0.008, "luck": 0.008} if name == "simulated_harder" else {}
         for _ in range(count):
             drawn = draw_curves(rng, num_rates=num_rates, epochs=epochs, **harder)
             yield [replace(curve, val_images=_SIMULATED_VAL_IMAGES) for curve in drawn]
     else:
         yield from parts_of(recorded(name), num_rates, rng, count)
+
+
+def _with_a_clear_winner(curves: Sequence[Curve]) -> list[Curve]:
+    """Lower all backbones but the best one so that its lead is `CLEAR_LEAD`."""
+    top: dict[str, float] = {}
+    for curve in curves:
+        top[curve.group] = max(top.get(curve.group, 0.0), curve.best)
+    second, first = sorted(top.values())[-2:]
+    lower = CLEAR_LEAD - (first - second)
+    return [
+        replace(c, val_images=_SIMULATED_VAL_IMAGES,
+                scores=c.scores if top[c.group] == first else tuple(score - lower for score in c.scores))
+        for c in curves
+    ]  # fmt: skip
+
+
+def settled_rows(name: str, sweeps: Sequence[Sequence[Curve]], *, goal: float | None, num_slots: int) -> list[Row]:
+    """Run races whose winners get their seeds in rounds, and return two rows: saving, and mean regret of the first backbone."""
+    full, spent, seeds, lacks = [], [], [], {SETTLE: list[float](), "all": list[float]()}
+    for curves in sweeps:
+        best = {
+            c.config_id: float(np.mean([one.best for one in curves if one.config_id == c.config_id])) for c in curves
+        }
+        for confirm in lacks:
+            out = simulate(curves, plan_states(curves), grace_epochs=3, reduction_factor=3, num_slots=num_slots,
+                           race=True, confirm=SETTLE if confirm == SETTLE else True)  # fmt: skip
+            assert all(choice.done for choice in out.choices.values())
+            ran: dict[str, list[float]] = {}
+            for state in out.states:
+                if state.status == "completed" and state.config_id == out.choices[state.group].winner:
+                    ran.setdefault(state.config_id, []).append(max(state.scores))
+            first = max(ran, key=lambda config_id: (float(np.mean(ran[config_id])), config_id))
+            lacks[confirm].append(max(best[config_id] for config_id in ran) - best[first])
+            if confirm == SETTLE:
+                full.append(len(curves) * len(curves[0].scores))
+                spent.append(out.num_epochs)
+                seeds.append(float(np.mean([len(values) for values in ran.values()])))
+    ratios = np.array(full) / np.array(spent)
+    low, high = np.quantile(ratios, [0.05, 0.95]).tolist()
+    facts = {"p05": low, "p95": high, "seeds": float(np.mean(seeds))}
+    regret = {"unit": "mean_f1", "confirm_true": float(np.mean(lacks["all"])), "worst": max(lacks[SETTLE])}
+    return [
+        Row(f"{name}.settle", sum(full) / sum(spent), goal, len(sweeps), summary(ratios.tolist())[1], facts=facts),
+        Row(f"{name}.settle.regret", float(np.mean(lacks[SETTLE])), None, len(sweeps), sense="<=", facts=regret),
+    ]
 
 
 def rows_of(
@@ -88,16 +151,20 @@ def rows_of(
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate and print."""
     sources = ["simulated", "simulated_harder", *RECORDED]
+    more = ["simulated_clear", "field"]
     arguments = parser(__doc__, "race_saving")
     arguments.add_argument("--sweeps", type=int, default=200, help="sweeps a row")
     arguments.add_argument("--rates", type=int, nargs="+", default=[3, 4, 6], help="learning rates a backbone")
-    arguments.add_argument("--only", choices=sources, nargs="+", default=sources)
+    arguments.add_argument("--only", choices=[*sources, *more], nargs="+")
+    arguments.add_argument(
+        "--settle", action="store_true", help="add the rows of `confirm: settle`, and two fields of backbones"
+    )
     arguments.add_argument("--epochs", type=int, default=20, help="budget of simulated curves")
     arguments.add_argument("--slots", type=int, default=2, help="trials side by side")
     arguments.add_argument("--seed", type=int, default=0)
     args = arguments.parse_args(argv)
     rows: list[Row] = []
-    for source in args.only:
+    for source in args.only or (sources + more if args.settle else sources):
         for num_rates in args.rates:
             name = f"{source}.{num_rates}_rates"
             say(name)
@@ -107,6 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"race_saving.{name}", sweeps, race=True, goal=SAVING_GOALS.get(num_rates), num_slots=args.slots
             )
             rows += run(f"race_saving.{name}.asha", sweeps, race=False, goal=None, num_slots=args.slots)
+            if args.settle:
+                at_3 = {"simulated_clear": CLEAR_GOAL, **dict.fromkeys([*RECORDED, "field"], SETTLE_GOAL)}
+                goal = at_3.get(source) if num_rates == 3 else None
+                rows += settled_rows(f"race_saving.{name}", sweeps, goal=goal, num_slots=args.slots)
     show(rows, as_json=args.json)
     return 0
 

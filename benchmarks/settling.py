@@ -100,51 +100,65 @@ def _all_seeds(group: str, trials: Sequence[TrialState]) -> GroupChoice:
     return GroupChoice(group, (), True, group, None, left, (), (), "", (), not left)
 
 
-def better(test: Floats, seeds: Sequence[int], levels: Sequence[float]) -> npt.NDArray[np.bool_]:
-    """Tell which pairs the verdict calls different, `[pairs]`, each judged at its own level."""
-    own = np.array([row[:n].var(ddof=1) if n > 1 else np.nan for row, n in zip(test, seeds, strict=True)])
+def better(test: Floats, seeds: npt.NDArray[np.int64], levels: Floats) -> npt.NDArray[np.bool_]:
+    """Tell which pairs the verdict calls different, each judged at its own level.
+
+    Args:
+        test: Scores, `[sweeps, backbones, most]`.
+        seeds: How many of them each backbone got, the first ones, `[sweeps, backbones]`.
+        levels: `[sweeps, pairs]`.
+
+    Returns:
+        `[sweeps, pairs]`.
+    """
+    there = np.arange(test.shape[2]) < seeds[..., None]
+    means = np.where(there, test, 0.0).sum(axis=2) / seeds
+    squares = (np.where(there, test - means[..., None], 0.0) ** 2).sum(axis=2)
+    own = np.where(seeds > 1, squares / np.maximum(seeds - 1, 1), np.nan)
     variance = moderate(own, seeds, least=PRIVATE**2)
-    pairs = np.array(list(combinations(range(len(seeds)), 2)))
-    num_seeds = np.array(seeds)[pairs]
-    means = np.array([row[:n].mean() for row, n in zip(test, seeds, strict=True)])
-    several = num_seeds > 1
-    images = np.full(len(pairs), 2 * OF_CONFIGURATION**2) + np.where(several, 0.0, PRIVATE**2).sum(axis=1)
-    spread = Spread(images, np.where(several, PRIVATE**2, 0.0), variance.own[pairs],
-                    np.where(several, variance.moderated[pairs], np.nan), variance.df[pairs], num_seeds)  # fmt: skip
-    p_values = spread.p_value(np.abs(means[pairs[:, 0]] - means[pairs[:, 1]]))
-    return (holm(np.minimum(p_values * LEVEL / np.array(levels), 1.0)) < LEVEL) & several.all(axis=1)
+    pairs = _pairs(test.shape[1])
+    num_seeds = seeds[:, pairs].astype(np.float64)
+    assert num_seeds.min() > 1, "no look before the second seed"
+    private = np.full(num_seeds.shape, PRIVATE**2)
+    spread = Spread(np.full(levels.shape, 2 * OF_CONFIGURATION**2), private, variance.own[:, pairs],
+                    variance.moderated[:, pairs], variance.df[:, pairs], num_seeds)  # fmt: skip
+    p_values = spread.p_value(np.abs(means[:, pairs[:, 0]] - means[:, pairs[:, 1]]))
+    return holm(np.minimum(p_values * LEVEL / levels, 1.0)) < LEVEL
 
 
-@dataclass
-class _Count:
-    """Sweeps in which some copies were called different, pairs with the first told apart, and seeds."""
-
-    false: int = 0
-    apart: int = 0
-    seeds: int = 0
+def _pairs(k: int) -> npt.NDArray[np.int64]:
+    return np.array(list(combinations(range(k), 2)))
 
 
-def simulate(case: Case, *, sweeps: int, seed: int = 0) -> dict[str, _Count]:
+@dataclass(frozen=True)
+class Count:
+    """Shares of sweeps.
+
+    Attributes:
+        false: Those in which some copies are called different.
+        apart: Pairs with the first backbone that are told apart.
+        seeds: Mean number of seeds of a backbone.
+    """
+
+    false: float
+    apart: float
+    seeds: float
+
+
+def simulate(case: Case, *, sweeps: int, seed: int = 0) -> dict[str, Count]:
     """Draw sweeps of one kind and judge them in three ways."""
     rng = np.random.default_rng(seed)
-    k = len(case.deviations)
-    pairs = np.array(list(combinations(range(k), 2)))
+    val, test = map(np.array, zip(*(drawn(case, rng) for _ in range(sweeps)), strict=True))
+    pairs = _pairs(len(case.deviations))
+    got = np.array([seeds_run(one) for one in val])
+    spent = np.array([spent_level(n, case.most) for n in range(case.most + 1)])[got[:, pairs].min(axis=2)]
+    whole, every = np.full(spent.shape, LEVEL), np.full(got.shape, case.most)
     copies = case.truth[pairs[:, 0]] == case.truth[pairs[:, 1]]
-    counts = {"settle": _Count(), "unspent": _Count(), "all_seeds": _Count()}
-    for _ in range(sweeps):
-        val, test = drawn(case, rng)
-        got = seeds_run(val)
-        spent = [spent_level(min(got[a], got[b]), case.most) for a, b in pairs]
-        whole = [LEVEL] * len(pairs)
-        for way, (seeds, levels) in {
-            "settle": (got, spent),
-            "unspent": (got, whole),
-            "all_seeds": ([case.most] * k, whole),
-        }.items():
-            different = better(test, seeds, levels)
-            counts[way].false += bool((different & copies).any())
-            counts[way].apart += int((different & (pairs[:, 0] == 0)).sum())
-            counts[way].seeds += sum(seeds)
+    counts = {}
+    for way, seeds, levels in (("settle", got, spent), ("unspent", got, whole), ("all_seeds", every, whole)):
+        different = better(test, seeds, levels)
+        false = float((different & copies).any(axis=1).mean())
+        counts[way] = Count(false, float(different[:, pairs[:, 0] == 0].mean()), float(seeds.mean()))
     return counts
 
 
@@ -167,19 +181,13 @@ def cases() -> list[Case]:
 def rows(case: Case, *, sweeps: int, seed: int = 0) -> list[Row]:
     """Return what a case gives: false calls with their bar, or what was told apart; and seeds of each backbone."""
     counts = simulate(case, sweeps=sweeps, seed=seed)
-    k = len(case.deviations)
-    facts = {f"{way}_seeds": count.seeds / sweeps / k for way, count in counts.items() if way != "unspent"}
-    made = []
-    if not case.gap and not case.behind:
-        shares = {f"{way}_false": count.false / sweeps for way, count in counts.items()}
-        made.append(Row(f"settling.{case.name}: called different", shares["settle_false"], 0.05, sweeps, sense="<=",
-                        facts=shares | facts))  # fmt: skip
-    else:
-        shares = {f"{way}_apart": count.apart / sweeps / (k - 1) for way, count in counts.items()}
-        made.append(
-            Row(f"settling.{case.name}: told apart", shares["settle_apart"], None, sweeps, facts=shares | facts)
-        )
-    return made
+    facts = {f"{way}_seeds": count.seeds for way, count in counts.items() if way != "unspent"}
+    name = f"settling.{case.name}"
+    if case.gap or case.behind:
+        shares = {f"{way}_apart": count.apart for way, count in counts.items()}
+        return [Row(f"{name}: told apart", counts["settle"].apart, None, sweeps, facts=shares | facts)]
+    shares = {f"{way}_false": count.false for way, count in counts.items()}
+    return [Row(f"{name}: called different", counts["settle"].false, 0.05, sweeps, sense="<=", facts=shares | facts)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

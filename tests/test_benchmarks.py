@@ -17,6 +17,7 @@ from benchmarks import (
     predicting,
     race_saving,
     scale_model,
+    settling,
     sharing,
     startup,
     stats_coverage,
@@ -279,9 +280,11 @@ def test_every_bar_of_the_statistics_is_a_row(capsys: pytest.CaptureFixture[str]
 
 
 def test_race_saving(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--sweeps", "1", "--rates", "3", "--only", "simulated", "finetuned"]
+    arguments = ["--sweeps", "1", "--rates", "3", "--only", "simulated", "finetuned", "simulated_clear", "--settle"]
     rows = rows_of(race_saving, arguments, capsys)
-    assert len(rows) == 2 * 2 * 3
+    assert len(rows) == 3 * (2 * 3 + 2)
+    clear = rows["race_saving.simulated_clear.3_rates.settle"]
+    assert (clear["goal"], clear["seeds"]) == (3.5, pytest.approx(2, abs=0.5))
     for source in ("simulated", "finetuned"):
         assert 1 < rows[f"race_saving.{source}.3_rates"]["ratio"] < 3, "the winner runs in full"
         assert (
@@ -289,3 +292,12 @@ def test_race_saving(capsys: pytest.CaptureFixture[str]) -> None:
             <= rows[f"race_saving.{source}.3_rates.regret"]["ratio"]
             <= rows[f"race_saving.{source}.3_rates.worst"]["ratio"]
         )
+
+
+def test_settling(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(
+        settling, ["--sweeps", "2", "--only", "(copies: 2 backbones|gap 0.05: 4 backbones), up to 3 seeds$"], capsys
+    )
+    copies = rows["settling.copies: 2 backbones, up to 3 seeds: called different"]
+    assert (copies["goal"], copies["sense"], copies["all_seeds_seeds"]) == (0.05, "<=", 3)
+    assert 2 <= rows["settling.gap 0.05: 4 backbones, up to 3 seeds: told apart"]["settle_seeds"] <= 3

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from sweep.policy.confirm import GroupChoice
 from sweep.policy.gap import PRIOR_DOF, Value, sampling_error, value_at
@@ -137,11 +138,18 @@ def _gap(value: Value, best: Value, at: Sequence[Value], prior: float, level: fl
     few = min(len(value.values), len(best.values))
     if few < FIRST_LOOK:
         return None
-    from scipy import stats  # half a second, which only settling pays
-
     squares = math.fsum((x - v.mean) ** 2 for v in at for x in v.values)
     degrees = sum(len(v.values) - 1 for v in at)
     variance = (PRIOR_DOF * prior**2 + squares) / (PRIOR_DOF + degrees)
     known = few - 1 + min(degrees - (few - 1), _MAX_BORROWED)
-    seeds = stats.t.isf(level / 2, known) ** 2 * variance * (1 / len(value.values) + 1 / len(best.values))
-    return float(math.sqrt(seeds + stats.norm.isf(level / 2) ** 2 * 2 * prior**2))
+    of_seeds, of_images = _quantiles(level, known)
+    seeds = of_seeds**2 * variance * (1 / len(value.values) + 1 / len(best.values))
+    return math.sqrt(seeds + of_images**2 * 2 * prior**2)
+
+
+@cache
+def _quantiles(level: float, known: int) -> tuple[float, float]:
+    """Return those of Student's t with so many degrees of freedom, and of the normal distribution, two-sided."""
+    from scipy import stats  # half a second, which only settling pays
+
+    return float(stats.t.isf(level / 2, known)), float(stats.norm.isf(level / 2))

@@ -28,7 +28,7 @@ SCORE_KEY = "mean_f1"
 ENDED = frozenset({"completed", "stopped", "diverged", "failed"})
 
 # Kind of what a look of `sweep.policy.settle` said, beside `asha` and `race`.
-SETTLE = "settle"
+SETTLE: Literal["settle"] = "settle"
 DECISIONS_FILE = "decisions.json"
 _SCHEMA_VERSION = 1
 

@@ -95,7 +95,7 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
         (
             "Ranking",
             "A configuration is ranked when every seed had the full budget; a seed lost to a failure of the machine is "
-            "left out and named, a diverged one is not let go. Partial configurations are listed apart.",
+            "left out and named, one that settling did not need too, a diverged one is not let go. Partial configurations are listed apart.",
         ),
         (
             "Intervals",

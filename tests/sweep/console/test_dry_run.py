@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def test_what_a_race_is_expected_to_save_is_what_was_measured(tmp_path: Path) ->
     text = printed(plan)
     assert "Expected with a race: about " in text
     assert "Worst case: 1,440 epochs of training." in text
+
+
+def test_a_dry_run_knows_what_settling_is_expected_to_cost(tmp_path: Path) -> None:
+    def expected(*sets: str) -> float:
+        epochs = expected_epochs(plan_of(tmp_path, DESIGN_SPACE, sets=sets, scheduler="race"))
+        assert epochs is not None
+        return sum(epochs.values())
+
+    full, settled = expected(), expected("scheduler.confirm=settle")
+    assert 0.75 * full < settled < full, "a seed or two of 12 less"
+    sets = ["scheduler.confirm=settle", "scheduler.seeds.up_to=10"]
+    text = printed(plan_of(tmp_path, DESIGN_SPACE, sets=sets, scheduler="race"))
+    (more,) = re.findall(r"about (\d+) epochs, winners' seeds in rounds, up to 10 each: ", text)
+    assert int(more) > full, "backbones that lie near each other get more than the grid has"
+    assert "than every trial of the grid in full" in text and "backbones that lie 0.02 apart" in text
+    assert "Worst case: 1,280 epochs of training (every trial of the grid in full: 720)." in text
 
 
 def test_hours_are_told_once_every_group_has_trained_an_epoch(tmp_path: Path) -> None:

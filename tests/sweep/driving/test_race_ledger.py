@@ -31,6 +31,8 @@ EPOCHS = 6
 RACE = {"kind": "race", "grace_epochs": 1, "reduction_factor": 2}
 SPACE = {"backbone": {"grid": ["resnet18", "mobilenet_v3_small"]}, "lr": {"grid": [1e-4, 3e-4, 1e-3]},
          "seed": {"grid": [41, 42]}}  # fmt: skip
+SETTLED = {"scheduler": {**RACE, "confirm": "settle", "seeds": {"up_to": 4}}, "space": SPACE,
+           "fixed": {"epochs": EPOCHS, "batch_size": 64}}  # fmt: skip
 
 
 class Killed(BaseException):
@@ -108,6 +110,7 @@ class Sweep:
             one.trial_id: (
                 one.status, one.epochs_trained, [epoch["mean_f1"] for epoch in one.history],
                 sorted((d.rung, d.epoch, d.stop, d.score, d.value, d.cutoff) for d in one.decisions),
+                [(d.rung, d.stop, d.score, d.value, d.cutoff) for d in one.looks], one.reason if one.left else "",
                 [name for name in STATE_FILES if self.run.sub("trials", one.trial_id).exists(name)],
             )
             for one in record.records
@@ -122,17 +125,45 @@ scores = st.lists(st.integers(4, 40).map(lambda x: x / 50), min_size=EPOCHS, max
 curve_sets = st.dictionaries(st.sampled_from([str(i) for i in range(12)]), scores, min_size=9)
 
 
+@st.composite
+def settled_curves(draw: st.DrawFn) -> dict[str, list[float]]:
+    """Curves of a race whose groups' winners lie anywhere between a tie and far apart; seeds 41 to 44."""
+    levels = {name: draw(st.sampled_from([0.5, 0.6, 0.7])) for name in SPACE["backbone"]["grid"]}
+    luck = draw(st.lists(st.integers(-3, 3), min_size=24, max_size=24))
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(load_space(fake_sweeps.write_space(Path(folder), **SETTLED)), auto_gpu=0.0)
+    return {
+        str(i): [levels[t.group] - 0.1 * (t.config["lr"] != 3e-4) + luck[i] / 500] * EPOCHS
+        for i, t in enumerate(plan.trials)
+    }
+
+
 # Without shrinking: an example takes seconds, of fsyncs.
 @settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(curve_sets, st.integers(0, 2**32), st.integers(1, 12), st.lists(st.integers(0, 9), max_size=5))
 def test_any_order_and_any_kills_end_as_the_race_left_alone(
     curves: dict[str, list[float]], seed: int, most: int, kills: list[int]
 ) -> None:
+    _killed_ends_as_alone(curves, seed, most, kills)
+
+
+@pytest.mark.slow
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(settled_curves(), st.integers(0, 2**32), st.integers(1, 12), st.lists(st.integers(0, 25), max_size=5))
+def test_any_order_and_any_kills_end_as_the_settling_left_alone(
+    curves: dict[str, list[float]], seed: int, most: int, kills: list[int]
+) -> None:
+    _killed_ends_as_alone(curves, seed, most, kills, **SETTLED)
+
+
+def _killed_ends_as_alone(
+    curves: dict[str, list[float]], seed: int, most: int, kills: list[int], **changes: Any
+) -> None:
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        alone = Sweep(Path(folder, "alone"), curves)
+        alone = Sweep(Path(folder, "alone"), curves, **changes)
         assert alone.go(chance, most=1)
-        sweep, write = Sweep(Path(folder, "killed"), curves), ledger_module.write_json
+        sweep, write = Sweep(Path(folder, "killed"), curves, **changes), ledger_module.write_json
         left = -1
 
         def write_or_die(*args: Any) -> None:
@@ -189,3 +220,48 @@ def test_a_trial_that_failed_runs_again_on_resume_and_what_was_decided_stays(tmp
     after = {one.trial_id: one for one in read_run(sweep.run).records}
     assert all(after[name].decisions[: len(decisions)] == decisions for name, decisions in before.items())
     assert after[victim.trial.trial_id].status in ("completed", "stopped", "skipped")
+
+
+def test_what_settling_leaves_says_so_and_its_state_is_gone(tmp_path: Path) -> None:
+    # With one seed to a rung each, seed 41 of the bad backbone's winner is run in full, then 42, then none.
+    plan = Sweep(tmp_path / "plan", **SETTLED).plan
+    curves = {
+        str(i): [(0.7 if t.group == "resnet18" else 0.3) - 0.05 * (t.config["lr"] != 3e-4)] * EPOCHS
+        for i, t in enumerate(plan.trials)
+    }
+    sweep = Sweep(tmp_path / "s", curves, **SETTLED)
+    assert sweep.go(random.Random(0), most=3)
+    records = {(r.group, r.config["lr"], r.seed): r for r in read_run(sweep.run).records}
+    for group in ("resnet18", "mobilenet_v3_small"):
+        seeds = [records[group, 3e-4, seed] for seed in (41, 42, 43, 44)]
+        assert [r.status for r in seeds] == ["completed", "completed", "skipped", "skipped"]
+        assert [r.left for r in seeds] == [False, False, True, True]
+        assert [d.rung for r in seeds for d in r.looks] == [2.0]
+        assert not any(sweep.run.sub("trials", r.trial_id).exists(name) for r in seeds for name in STATE_FILES)
+        others = [r for (g, lr, seed), r in records.items() if g == group and lr != 3e-4]
+        assert not any(r.left or r.looks for r in others) and {r.status for r in others} <= {"stopped", "skipped"}
+    left = records["mobilenet_v3_small", 3e-4, 43]
+    assert left.reason.startswith("mobilenet_v3_small cannot be the best any more after 2 seeds: mean mean_f1 0.3000")
+    assert records["resnet18", 3e-4, 43].reason == "settled: no further seed is needed"
+    sweep.open()
+    assert sweep.ledger.finished, "a resume has nothing to do"
+
+
+def test_a_look_stays_when_a_seed_that_failed_runs_again(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", **SETTLED)
+    chance = random.Random(0)
+    while not any(trial.state().looks for trial in sweep.ledger.trials.values()):
+        assert not sweep.go(chance, most=3, epochs=1)
+        confirmed = [leg for leg in sweep.legs if leg.phase == "confirm" and leg.trial.planned.seed == 41]
+        if confirmed and not any(t.status == "failed" for t in sweep.ledger.trials.values()):
+            sweep.legs.remove(confirmed[0])
+            sweep.placement.ended(confirmed[0].trial.needs, had_started=True)
+            sweep.ledger.ended(confirmed[0], Ending("error", "a bug"))
+    failed = [t.trial_id for t in sweep.ledger.trials.values() if t.status == "failed"]
+    assert len(failed) == 1
+    before = {one.trial_id: one.looks for one in read_run(sweep.run).records if one.looks}
+    sweep.open()
+    assert sweep.go(chance, most=3)
+    after = {one.trial_id: one for one in read_run(sweep.run).records}
+    assert all(after[name].looks[: len(looks)] == looks for name, looks in before.items())
+    assert after[failed[0]].status in ("completed", "stopped", "skipped")

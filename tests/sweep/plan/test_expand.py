@@ -79,6 +79,20 @@ def test_seeds_that_do_not_explore_come_last(tmp_path: Path) -> None:
     assert plan.worst_case_epochs() == (12 + 4 * 2) * 20
 
 
+def test_settling_may_add_seeds_for_the_best_alone(tmp_path: Path) -> None:
+    sets = ["scheduler.confirm=settle", "scheduler.seeds.up_to=5", "space.seed.grid=[43, 7, 42]"]
+    for kind in ("race", "asha"):
+        plan = plan_of(tmp_path, DESIGN_SPACE, sets=sets, scheduler=kind)
+        assert (len(plan.trials), len(plan.grid), plan.most_seeds) == (60, 36, 5)
+        assert {trial.seed for trial in plan.trials if trial.explores} == {43, 7, 42}
+        assert {trial.seed for trial in plan.trials if not trial.explores} == {44, 45}
+        assert plan.worst_case_epochs() == (36 + 4 * 2) * 20
+        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert plan_of(tmp_path, DESIGN_SPACE).most_seeds is None
+    # What a run that began before there was such a key holds.
+    assert "seeds" not in plan_of(tmp_path, DESIGN_SPACE).space["scheduler"]
+
+
 def test_within_a_group_the_larger_images_start_first(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "space: {image_size: {grid: [64, 128, 96]}, seed: {grid: [1, 2]}}")
     assert [(trial.seed, trial.config["image_size"]) for trial in plan.trials] == [
