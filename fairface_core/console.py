@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from fairface_core.errors import FairfaceError, is_text, not_utf8, one_line, ran_out_of_memory
@@ -53,6 +55,38 @@ class Parser(argparse.ArgumentParser):
         return next((one for one in known if one in self._option_string_actions), flag) + mark + value
 
 
+class _PrintCompletion(argparse.Action):
+    """Prints what a shell needs to complete a command; a shell knows the installed name, not `python -m`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, shell: Any, *_: object) -> None:
+        try:
+            import shtab
+        except ImportError:
+            raise FairfaceError(
+                'completion needs the package shtab: pip install "fairface-sweep[completion]"'
+            ) from None
+        _mark_paths(parser, shtab.FILE, shtab.DIRECTORY)
+        parser.prog = installed_name(parser.prog)
+        print(shtab.complete(parser, shell=shell))
+        parser.exit()
+
+
+def installed_name(prog: str) -> str:
+    """Return the name that pip installs a door under: `fairface-data` of `python -m fairface_core.data`."""
+    door = prog.rpartition(".")[2]
+    return f"fairface-{'sweep' if door == 'run' else door}"
+
+
+def _mark_paths(parser: argparse.ArgumentParser, file: object, folder: object) -> None:
+    for action in parser._actions:
+        if "DIR" in str(action.metavar):
+            action.complete = folder  # type: ignore[attr-defined]
+        elif action.type is Path:
+            action.complete = file  # type: ignore[attr-defined]
+        for sub in action.choices.values() if isinstance(action.choices, dict) else ():
+            _mark_paths(sub, file, folder)
+
+
 def run_door(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None
 ) -> int:
@@ -67,6 +101,8 @@ def run_door(
         SystemExit: argparse's own, after `--help` or a word that it refuses.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    parser.add_argument("--print-completion", action=_PrintCompletion, choices=("bash", "zsh", "tcsh"),
+                        help=f"print what this shell needs to complete {installed_name(parser.prog)}")  # fmt: skip
 
     def parsed() -> int:
         problems = [not_utf8(repr(word)) for word in words if not is_text(word)]
@@ -254,6 +290,12 @@ def print_problems(error: FairfaceError) -> None:
         print(f"error: {one_line(problem)[:_MAX_CHARS]}", file=sys.stderr)
     if len(error.problems) > most:
         print(f"error: and {len(error.problems) - most} more problems", file=sys.stderr)
+
+
+def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Print the one object that `--json` promises; docs/json.md says what is in it. JSON has no NaN: null stands for it."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    print(json.dumps(finite, indent=indent), flush=True)
 
 
 def tell(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fairface_core.config.flags import add_flags, config_from_flags
 from fairface_core.config.train_config import data_fields, default_cache_dir
-from fairface_core.console import Parser, progress_bar, run_door
+from fairface_core.console import Parser, print_json, progress_bar, run_door
 from fairface_core.errors import one_line
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def _get(flags: argparse.Namespace) -> int:
 
     fetched = get_from_hub(flags.out, repository=flags.repo, margin=flags.margin, revision=flags.revision)
     if flags.json:
-        print(json.dumps({"schema_version": 1, **fetched}, indent=2))
+        print_json({"schema_version": 1, **fetched})
         return 0
     print(
         f"{flags.out}: {flags.repo} at {fetched['commit']}, margin {flags.margin}: files {len(fetched['files'])}, "
@@ -96,7 +95,7 @@ def _pack(flags: argparse.Namespace) -> int:
     with progress_bar("packing images") as progress:
         rows = pack_data(config_from_flags(flags), flags.out, progress=progress)
     if flags.json:
-        print(json.dumps({"schema_version": 1, "out": str(flags.out), "rows": rows}, indent=2))
+        print_json({"schema_version": 1, "out": str(flags.out), "rows": rows})
     else:
         print(f"{flags.out}: train {rows['train']:,}, val {rows['val']:,} rows; use it as --root")
     return 0
@@ -110,7 +109,7 @@ def _check(flags: argparse.Namespace) -> int:
     with progress_bar("checking images") as progress:
         summary = check_data(config, images=not flags.labels_only, pairs_csv=flags.pairs_csv, progress=progress)
     if flags.json:
-        print(json.dumps(summary.to_json(), indent=2))
+        print_json(summary.to_json())
     else:
         _print_summary(summary)
     for problem in summary.problems:
@@ -225,7 +224,7 @@ def _prune(flags: argparse.Namespace) -> int:
             {"name": c.directory.name, "bytes": c.num_bytes, "state": c.state, "chosen": c in chosen} for c in caches
         ]
         values = {"schema_version": 1, "cache_dir": str(cache_dir), "deleted": not flags.dry_run, "caches": facts}
-        print(json.dumps(values, indent=2))
+        print_json(values)
         return 0
     word = "would be deleted" if flags.dry_run else "deleted"
     for cache in caches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairface_core.config.flags import add_flags
 from fairface_core.config.train_config import TrainConfig, data_fields, identity_fields, make_config
-from fairface_core.console import Parser, progress_bar, run_door
+from fairface_core.console import Parser, print_json, progress_bar, run_door
 from fairface_core.errors import CheckpointError, ConfigError, one_line, shown
 from fairface_core.trial.reports import skips
 
@@ -109,7 +108,7 @@ def _evaluate_answers(arguments: argparse.Namespace) -> int:
 
 def _show(result: Mapping[str, Any], name: str, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        print(json.dumps(result, indent=2, sort_keys=True))
+        print_json({"schema_version": 1, **dict(sorted(result.items()))})
         return
     facts = [
         f"{name}, {result['num_images']:,} {arguments.split} images, protocol {result['protocol']}, "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fairface_core.config.flags import add_flags
 from fairface_core.config.train_config import make_config
-from fairface_core.console import Parser, progress_bar, run_door
+from fairface_core.console import Parser, print_json, progress_bar, run_door
 from fairface_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="answers: .csv, .parquet or .jsonl [CSV on standard output]"
     )
-    parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="JSON lines on standard output; with --out one object that sums up"
+    )
     parser.add_argument(
         "--set", type=float, metavar="LEVEL", dest="level",
         help="add prediction sets that hold the truth with this share, 0.50 to 0.99, such as 0.9",
@@ -65,8 +67,6 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     flags = {key: value for key, value in vars(arguments).items() if key in ("root", "img_col", "batch_size", "device")}
     config = make_config(flags, where="command line")
-    if arguments.out is not None and arguments.json:
-        raise ConfigError("--json writes to standard output; with --out, name a file that ends in .jsonl")
     if arguments.num_workers is not None and arguments.num_workers < 1:
         raise ConfigError(f"--num_workers {arguments.num_workers}: at least one thread must decode")
     if arguments.margin is not None and not (arguments.faces and 0 <= arguments.margin <= 5):
@@ -118,6 +118,15 @@ def _predict(arguments: argparse.Namespace) -> int:
             progress(num_done, total)
         if num_done == 0:
             raise DataError("standard input named no picture; give a path a line")
+    if arguments.out is not None and arguments.json:
+        print_json({
+            "schema_version": 1,
+            "out": str(arguments.out),
+            "pictures": num_done,
+            "unreadable": num_bad,
+            "models": [{"where": str(member.where), "told": member.told} for member in members],
+            "level": arguments.level,
+        })  # fmt: skip
     if num_bad:
         what = "rows have no answer" if arguments.faces else "pictures could not be read"
         print(f"{num_bad:,} of {num_done:,} {what}; column error says why", file=sys.stderr)

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairface_core.config.train_config import TrainConfig, data_fields
-from fairface_core.console import Parser, go_on_without_stdout, run_door
+from fairface_core.console import Parser, go_on_without_stdout, print_json, run_door
 from fairface_core.errors import ConfigError, FairfaceError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweep.space.spec import SweepSpec
 
 _LOG_COLUMNS = 140
@@ -49,6 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
                        help="train one trial again, in RUN/reruns/; --set changes it, such as lr=1e-4")  # fmt: skip
     asked.add_argument("--refit", metavar="RUN",
                        help="train the winner on train and validation for its best epoch's length, in RUN/refit")  # fmt: skip
+    asked.add_argument("--list", metavar="DIR", dest="listed",
+                       help="list the runs of a storage folder: state, age, best, what to type to go on; run nothing")  # fmt: skip
     what.add_argument("--root", metavar="DIR", help="data folder: label CSVs and images")
     what.add_argument("--protocol", choices=("seed", "official"),
                       help="seed: 20 %% of the val CSV is the test set; official: all of it")  # fmt: skip
@@ -81,6 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
                         help="go on with a run; also run again what diverged (what failed, --resume does)")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="resume even if the program has changed since")
     parser.add_argument("--yes", action="store_true", help="go on though an estimate says it may not fit, or is huge")
+    parser.add_argument("--open", action="store_true",
+                        help="open the page in a browser and keep it fresh while the sweep runs")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")
     parser.add_argument("--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of a search space")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -97,6 +104,28 @@ def main(argv: Sequence[str] | None = None, *, fit: str | None = None) -> int:
         The exit code.
     """
     return run_door(make_parser(), lambda flags: _in_own_words(lambda: _run(flags, fit)), argv)
+
+
+def _list(flags: argparse.Namespace) -> int:
+    from sweep.console.run_list import list_runs, print_runs
+
+    runs = list_runs(flags.listed)
+    if flags.json:
+        print_json({"schema_version": 1, "storage": flags.listed, "runs": runs})
+    else:
+        print_runs(_console(to_stderr=False), runs)
+    return 0
+
+
+def _console(*, to_stderr: bool) -> Console:
+    """Return where a person reads: standard error where standard output is for a program."""
+    from rich.console import Console
+
+    if (sys.stderr if to_stderr else sys.stdout).isatty():
+        return Console(highlight=False, stderr=to_stderr)
+    # A log file or a pipe has no width, 80 columns would fold every table; nor can it be drawn over, though
+    # FORCE_COLOR asks for colors.
+    return Console(highlight=False, stderr=to_stderr, width=_LOG_COLUMNS, force_interactive=False)
 
 
 def _in_own_words(command: Callable[[], int]) -> int:
@@ -127,22 +156,18 @@ def own_advice(problem: str) -> str:
 
 def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     # Imported late: --help is answered at once.
+    if arguments.listed is not None:
+        return _list(arguments)
     if arguments.rerun or arguments.refit:
         from sweep.launch.again import Wish, refit, rerun
 
         _refuse_sweep_flags(arguments)
         wish = Wish(arguments.root, arguments.sets, arguments.name, arguments.resume)
         return rerun(arguments.rerun, wish) if arguments.rerun else refit(arguments.refit, wish)
-    from rich.console import Console
-
     from sweep.cluster.signals import Interrupted, StopSignals
     from sweep.space.load import load_space
 
-    console = Console(highlight=False)
-    if not sys.stdout.isatty():
-        # A log file or a pipe has no width, 80 columns would fold every table; nor can it be drawn over, though
-        # FORCE_COLOR asks for colors.
-        console = Console(highlight=False, width=_LOG_COLUMNS, force_interactive=False)
+    console = _console(to_stderr=arguments.json)
     spec = load_space(
         arguments.space,
         sets=arguments.sets,
@@ -157,10 +182,14 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         max_concurrent=arguments.max_concurrent,
     )
     if arguments.dry_run:
-        from sweep.console.dry_run import describe_plan
+        from sweep.console.dry_run import describe_plan, plan_values
         from sweep.plan.expand import make_plan
 
-        console.print(describe_plan(make_plan(spec, yes=arguments.yes), epoch_s=_pace(spec, arguments.storage)))
+        plan = make_plan(spec, yes=arguments.yes)
+        if arguments.json:
+            print_json(plan_values(plan))
+        else:
+            console.print(describe_plan(plan, epoch_s=_pace(spec, arguments.storage)))
         return 0
     from sweep.launch.session import Options, launch
 
@@ -172,6 +201,8 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         retry_failed=arguments.retry_failed,
         force=arguments.force,
         yes=arguments.yes,
+        json=arguments.json,
+        open_page=arguments.open,
         **({} if fit is None else {"fit": fit}),
     )
     go_on_without_stdout()

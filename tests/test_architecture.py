@@ -22,7 +22,7 @@ SWEEP = sorted((PROJECT / "sweep").rglob("*.py"))
 WINGS = {
     "fairface_core": "errors labels | console timm_models | backbones | config | machine files | scoring demo | images model"
     " | dataset | trial | training | prediction | exporting | doors",
-    "sweep": "wording space policy cluster | plan | run_folder | driving results | page console | launch | doors",
+    "sweep": "wording space policy cluster | plan | run_folder | driving results | page console | trackers | launch | doors",
 }
 DOORS = {
     "fairface_core": {"__init__", "data", "evaluate", "export", "predict", "train"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -34,6 +35,22 @@ def describe_plan(
     parts += [Text(line) for line in _cost_lines(plan, estimate, epoch_s or {})]
     parts += [Text.assemble(("note: ", "yellow"), note) for note in plan.notes]
     return Group(*parts)
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Return the plan and its cost for programs; see docs/json.md."""
+    expected = expected_epochs(plan)
+    return {
+        "schema_version": 1,
+        "trials": [trial.model_dump(mode="json") for trial in plan.trials],
+        "epochs": {
+            "a_trial": plan.epochs,
+            "worst_case": plan.worst_case_epochs(),
+            "expected": None if expected is None else round(sum(expected.values()), 1),
+        },
+        "disk_bytes": disk_bytes(plan.trials),
+        "notes": list(plan.notes),
+    }
 
 
 def _summary(plan: Plan) -> Text:

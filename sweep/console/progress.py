@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.console.words import print_words
+from sweep.console.words import print_words, wrapped
 from sweep.driving.ledger import Ledger
 from sweep.driving.trials import Leg, Trial
 from sweep.driving.worker import NOTES_KEY, Ending
@@ -119,6 +119,7 @@ class Progress:
         self._began: dict[str, float] = {}
         self._spent: dict[str, float] = {}
         self._live: Live | None = None
+        self._verdict = ""
         self._drawn = self._lined = time.monotonic()
         self._worst = {
             group: ledger.plan.model_copy(
@@ -182,6 +183,10 @@ class Progress:
         """Print a line that a person should see."""
         self._print(("note: ", "yellow"), plain(text), indent=6)
 
+    def hear(self, verdict: str) -> None:
+        """Take in the verdict as the folders tell it now, in the words of the report; drawn with the table."""
+        self._verdict = plain(verdict)
+
     # What is shown.
 
     def table(self) -> RenderableType:
@@ -203,6 +208,7 @@ class Progress:
             lines.append(Text(f"  {and_more(len(lines), len(running))}", style="dim"))
         if not running:
             lines.append(Text("  waiting for a worker", style="dim"))
+        lines += wrapped(Text(self._verdict), self._console.width)
         return Group(table, *lines)
 
     def tally(self, groups: Iterable[str]) -> Tally:

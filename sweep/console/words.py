@@ -21,16 +21,21 @@ def print_words(console: Console, *parts: str | Text | tuple[str, str], indent: 
         style: Of what has no style of its own.
     """
     text = Text.assemble(*parts, style=style)
-    if not console.is_terminal:
-        console.print(text, soft_wrap=True)
-        return
+    lines = wrapped(text, console.width, indent) if console.is_terminal else [text]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def wrapped(text: Text, width: int, indent: int = 0) -> list[Text]:
+    """Return the lines of a text, styles kept; a line is wider than asked only where a single word is."""
     lines = textwrap.wrap(
-        text.plain, max(console.width, 2 * indent), subsequent_indent=" " * indent,
+        text.plain, max(width, 2 * indent), subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False, expand_tabs=False, replace_whitespace=False,
     )  # fmt: skip
-    end = 0
+    out, end = [], 0
     for number, line in enumerate(lines):
         words = line[indent:] if number else line
         start = text.plain.index(words, end)
         end = start + len(words)
-        console.print(Text.assemble(" " * indent if number else "", text[start:end]), soft_wrap=True)
+        out.append(Text.assemble(" " * indent if number else "", text[start:end]))
+    return out

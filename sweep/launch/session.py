@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from fairface_core.backbones import relative_cost
-from fairface_core.console import print_problems, progress_bar, stdout_is_lost
+from fairface_core.console import print_json, print_problems, progress_bar, stdout_is_lost
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
 from sweep.cluster import connect
@@ -29,9 +29,11 @@ from sweep.console.words import print_words
 from sweep.driving.ledger import Ledger
 from sweep.driving.trials import Leg
 from sweep.driving.worker import FIT, Ending, Task, demo_folder
+from sweep.launch.companion import accompanied
 from sweep.launch.preflight import Launch, check, check_name, name_problems
 from sweep.launch.session_log import SessionLog
 from sweep.launch.tensorboard import Curves
+from sweep.page.show import REPORT_HTML, open_page
 from sweep.plan.expand import make_plan
 from sweep.plan.extend import adopt
 from sweep.plan.plan import Plan, PlannedTrial
@@ -54,6 +56,8 @@ class Options:
         retry_failed: Run trials that diverged again too; with `resume`, which does so with those that failed.
         force: Go on though the program has changed.
         yes: Go on though an estimate says that it may not fit, or that it is very large.
+        json: Print the results as one JSON object on standard output.
+        open_page: Open the page in a browser, and write it anew each minute.
         fit: `module:function` that trains; tests give a fake.
     """
 
@@ -64,6 +68,8 @@ class Options:
     retry_failed: bool = False
     force: bool = False
     yes: bool = False
+    json: bool = False
+    open_page: bool = False
     fit: str = FIT
 
 
@@ -115,9 +121,12 @@ def _launch(spec: SweepSpec, run: Folder, options: Options, signals: StopSignals
             notes += check_same(record, plan, force=options.force, extend=options.extend)
             complete(run, spec)
         tasks = _tasks(spec, plan, run, options.fit)
-        session = _Session(spec, run, plan, tasks, record, signals, console, retry_diverged=options.retry_failed)
+        session = _Session(spec, run, plan, tasks, record, signals, console, options)
         if session.over:
-            return session.results()
+            code = session.results()
+            if options.open_page:
+                open_page(Path(run.uri_of(REPORT_HTML)))
+            return code
         with progress_bar("decoding images") as progress:
             taken = [] if options.resume else name_problems(run, resume=False)
             max_legs = _max_legs(spec, joined)
@@ -186,10 +195,10 @@ class _Session:
         record: RunRecord | None,
         signals: StopSignals,
         console: Console,
-        *,
-        retry_diverged: bool = False,
+        options: Options,
     ) -> None:
-        self._again = ("failed", "diverged") if retry_diverged else ("failed",)
+        self._options = options
+        self._again = ("failed", "diverged") if options.retry_failed else ("failed",)
         self._spec, self._run, self._tasks = spec, run, tasks
         self._signals, self._console = signals, console
         confirm = plan.scheduler.kind != "fifo" and plan.scheduler.confirm is not False
@@ -225,6 +234,7 @@ class _Session:
                 self._watched(cluster),
                 _ray_dir() as ray_dir,
                 contextlib.closing(self._curves),
+                accompanied(self._console, self._run, self._progress.hear, page=self._options.open_page),
                 self._progress.shown(),
                 self._signals.deferred(),
             ):
@@ -260,18 +270,21 @@ class _Session:
 
     def results(self) -> int:
         """Write everything that follows from the trial folders, print it, and return the exit code."""
-        from sweep.page.write import REPORT_HTML, write_report
+        from sweep.page.write import write_report
         from sweep.results.benchmark import BENCHMARK_CSV
+        from sweep.results.document import document
         from sweep.results.leaderboard import LEADERBOARD_CSV
 
         self._table.finish()
         ledger = self._ledger
         failed = ledger.count("failed") > 0 or ledger.count("completed") == 0
         self._log.end(int(failed))
+        files = (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML)
         written = write_report(self._run)
-        print_closing(
-            self._console, ledger, written.board, written.verdict, (LEADERBOARD_CSV, BENCHMARK_CSV, REPORT_HTML)
-        )
+        print_closing(self._console, ledger, written.board, written.verdict, files)
+        if self._options.json:
+            found = document(written.board, written.verdict, files)
+            print_json({**found, "state": "failed" if failed else "finished"})
         return int(failed)
 
     def _watched(self, cluster: connect.Cluster) -> contextlib.AbstractContextManager[object]:

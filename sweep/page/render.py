@@ -18,8 +18,8 @@ from sweep.page.templating import TEMPLATES, environment
 _GLYPHS = "●■◆▲▼✚⬢★"
 
 
-def render_page(page: Page) -> str:
-    """Return the whole page as one HTML file that asks nothing of the network."""
+def render_page(page: Page, reload_s: float | None = None) -> str:
+    """Return the whole page as one HTML file that asks nothing of the network, and reloads itself where that is given."""
     scripts = {"plotly": _plotly_script(), "page": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8"))}
     # Only these two scripts may run, whatever text a run folder holds. Styles are inline: plotly sets them.
     hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in scripts.values())
@@ -31,6 +31,7 @@ def render_page(page: Page) -> str:
     return environment().get_template("report.html.j2").render(
         page=page,
         run=page.run,
+        reload_s=reload_s,
         policy=policy,
         scripts=scripts,
         styles=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),

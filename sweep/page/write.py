@@ -9,14 +9,13 @@ from sweep.page.card import card_name, render_card
 from sweep.page.photographs import photographs
 from sweep.page.render import render_page
 from sweep.page.sections import build_page
+from sweep.page.show import REPORT_HTML
 from sweep.results.benchmark import write_benchmark
 from sweep.results.beside.gathered import Asked, Beside, gather
 from sweep.results.beside.suspects import SUSPECTS_CSV, suspects_csv
 from sweep.results.leaderboard import LEADERBOARD_CSV, Board, board_frame, build_board
 from sweep.results.tables import csv_of, one_writer
 from sweep.results.verdict import Verdict, judge
-
-REPORT_HTML = "report.html"
 
 
 class Written(NamedTuple):
@@ -33,12 +32,13 @@ class Written(NamedTuple):
     beside: Beside
 
 
-def write_report(folder: Folder, asked: Asked | None = None) -> Written:
+def write_report(folder: Folder, asked: Asked | None = None, *, reload_s: float | None = None) -> Written:
     """Rebuild everything that follows from a run's trial folders: the CSVs, the page, a card per ranked group.
 
     Args:
         folder: The run folder.
         asked: What is asked for beyond it.
+        reload_s: Seconds after which the page reloads itself, where it will be written again; None for never.
 
     Raises:
         ConfigError: If the folder has no usable plan, or nothing that what is asked for could be compared with.
@@ -70,7 +70,8 @@ def write_report(folder: Folder, asked: Asked | None = None) -> Written:
             folder.write(SUSPECTS_CSV, suspects_csv(beside.suspects))
         else:
             folder.remove(SUSPECTS_CSV)
-        folder.write(REPORT_HTML, _bytes(render_page(build_page(board, verdict, cards, beside, photos))))
+        page = build_page(board, verdict, cards, beside, photos)
+        folder.write(REPORT_HTML, _bytes(render_page(page, reload_s)))
     return Written(board, verdict, beside)
 
 

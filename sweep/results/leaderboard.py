@@ -276,12 +276,22 @@ def _with_intervals(one: Configuration, lent: Sequence[Configuration]) -> Config
 
 def board_frame(board: Board) -> pd.DataFrame:
     """Return one row per configuration: ranked ones first, then the others without a rank."""
+    return typed_frame(board_rows(board), _names(board))
+
+
+def board_rows(board: Board) -> list[dict[str, Any]]:
+    """Return the rows of `board_frame` as plain values, None where there is nothing to say."""
+    names = _names(board)
+    rows = [_row(one) for one in (*board.ranked, *board.partial)]
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _names(board: Board) -> list[str]:
     names = ["rank", "config_id", "group", *board.run.swept_keys, "full_budget", "num_seeds", "seeds"]
     for split in _ENDS:
         names += [f"{split}_mean_f1", f"{split}_mean_f1_sd", *_ENDS[split]]
     names += [f"test_{metric}{part}" for metric in TEST_METRICS for part in ("", "_sd")]
-    names += ["epochs_trained", *COSTS, "num_params", "protocol", "note"]
-    return typed_frame([_row(one) for one in (*board.ranked, *board.partial)], names)
+    return [*names, "epochs_trained", *COSTS, "num_params", "protocol", "note"]
 
 
 def _row(one: Configuration) -> dict[str, Any]:

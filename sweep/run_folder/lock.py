@@ -91,6 +91,12 @@ def locked(run: Folder) -> Iterator[RunLock]:
             _release(run, lock)
 
 
+def driver_of(run: Folder) -> str:
+    """Return who drives a run now, such as `process 17 on host1`; empty if nobody does."""
+    owner = _read_owner(run)
+    return f"process {owner['pid']} on {owner['host']}" if _alive(owner) else ""
+
+
 def _release(run: Folder, lock: RunLock) -> None:
     # A folder that can no longer be written must not hide why.
     with contextlib.suppress(StorageError, FileNotFoundError):

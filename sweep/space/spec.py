@@ -82,6 +82,8 @@ def _own(key: str) -> Any:
     return single | distribution_type(key) if key in tunable_fields() else single
 
 
+# Of space.yaml: what follows is no key of it.
+TYPED_TITLE = "# Changed on the command line:"
 # Arguments of fairface_core.demo.folder.demo_root.
 _LIMITS = {"num_train": (18, 10**6), "num_val": (18, 10**6), "image_px": (16, 1024), "seed": (0, 2**32 - 1)}
 DEMO_SIZES = {k: optional(Annotated[int, Field(ge=low, le=high, strict=True)]) for k, (low, high) in _LIMITS.items()}
@@ -284,7 +286,7 @@ class SweepSpec(SpaceFile):
             return self.text
         typed = (" ".join(override.split()) for override in self.overrides)
         lines = [f"#   {text if text.isprintable() else shown(text, 500)}" for text in typed]
-        return "\n".join([self.text.rstrip("\n"), "", "# Changed on the command line:", *lines, ""])
+        return "\n".join([self.text.rstrip("\n"), "", TYPED_TITLE, *lines, ""])
 
     def canonical(self) -> dict[str, Any]:
         """Return what decides the trials and their scores, in one order and spelling, as JSON values.

@@ -1,0 +1,86 @@
+"""Where a run stands, and what to type to go on with it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from typing import Any, Literal
+
+from fairface_core.errors import StorageError
+from fairface_core.files.folder import is_remote, read_json
+from sweep.run_folder.lock import driver_of
+from sweep.run_folder.records import RunRecord
+from sweep.space.spec import TYPED_TITLE
+
+STATUSES = ("planned", "running", "completed", "stopped", "diverged", "failed", "skipped")
+State = Literal["running", "stopped", "failed", "finished"]
+_FLAG = re.compile(r"--[a-z][a-z-]*")
+_TOLD_APART = ("--name", "--root")
+
+
+def state_of(run: RunRecord) -> State:
+    """Return where a run stands.
+
+    Returns:
+        `running`: a driver is at work. `stopped`: nobody is, and trials are still to end. `failed`: all are over, and some
+        failed or none was completed. `finished`: nothing is left to do.
+    """
+    if driver_of(run.folder):
+        return "running"
+    if run.running:
+        return "stopped"
+    return "failed" if run.count("failed") or not run.count("completed") else "finished"
+
+
+def count_trials(run: RunRecord) -> dict[str, int]:
+    """Return how many trials there are, and how many of each status."""
+    return {"all": len(run.records), **{status: run.count(status) for status in STATUSES}}
+
+
+def command_to_go_on(run: RunRecord, storage: str) -> str:
+    """Return what to type next, for a shell.
+
+    Args:
+        run: The run.
+        storage: Its storage as the reader would type it.
+    """
+    where = f"{storage.rstrip('/')}/{run.name}"
+    state = state_of(run)
+    if state in ("running", "finished"):
+        return shlex.join(["python", "-m", "sweep.report", where])
+    # What failed runs again by --resume, what diverged only by --retry-failed.
+    flag = "--retry-failed" if state == "failed" and not run.count("failed") else "--resume"
+    again = ["--storage", storage, "--name", run.name, flag]
+    if is_remote(run.folder.uri) or not run.space_text:
+        return f"(the command that began it) {shlex.join(again)}"
+    return shlex.join(["python", "-m", "sweep.run", "--space", f"{where}/space.yaml", *_changes(run), *again])
+
+
+def _changes(run: RunRecord) -> list[str]:
+    """Return what the command line changed in the space, as words; a data folder by its absolute path."""
+    typed = run.sweep.get("command_line")
+    if not isinstance(typed, list):
+        # Killed before sweep.json was there: space.yaml says it too.
+        typed = re.findall(r"^#   (--.+)$", run.space_text.rpartition(TYPED_TITLE)[2], re.MULTILINE)
+    flags = [str(line).partition(" ") for line in typed]
+    words = [
+        word for flag, _, value in flags if _FLAG.fullmatch(flag) and flag not in _TOLD_APART for word in (flag, value)
+    ]
+    root = None if run.plan.space.get("data") else _root(run)
+    root = root or next((value for flag, _, value in flags if flag == "--root"), None)
+    return [*words, "--root", root] if root else words
+
+
+def _root(run: RunRecord) -> str | None:
+    """Return the data folder of a trial that has begun: the one that was typed may have been relative to another folder."""
+    for record in run.records:
+        if record.begun and not record.linked:
+            found: Any = None
+            with contextlib.suppress(FileNotFoundError, StorageError):
+                found = read_json(run.folder.sub("trials", record.trial_id), "config.json")
+            config = found.get("config") if isinstance(found, dict) else None
+            root = config.get("root") if isinstance(config, dict) else None
+            if isinstance(root, str) and root:
+                return root
+    return None
