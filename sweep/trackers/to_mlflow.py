@@ -39,7 +39,7 @@ def write(run: Mirrored) -> None:
             _write_trial(client, experiment, run, trial, known.get(trial.key))
         _write_sweep(client, experiment, run, known.get(run.key))
     except MlflowException as error:
-        raise StorageError(f"MLflow: {error}") from error
+        raise StorageError(f"MLflow: {str(error).partition(chr(10))[0]}") from error
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
