@@ -4,6 +4,7 @@ and what a shell completes. docs/json.md is held against what is printed."""
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from fairface_core.console import installed_name
+from fairface_core.data import main as data
+from fairface_core.evaluate import main as evaluate
 from fairface_core.files.folder import open_folder, read_json, write_json
 from sweep.console.run_list import list_runs
 from sweep.report import main as report
@@ -92,6 +95,26 @@ def test_a_plan_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     found = one_object(capsys.readouterr().out)
     assert found.keys() - {"schema_version"} | found["epochs"].keys() <= section("Plan")
     assert len(found["trials"]) == 12 and found["epochs"]["worst_case"] == 48
+
+
+def test_the_doors_of_the_core_print_what_the_page_describes(
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data(["check", "--root", str(demo_root), "--json"]) == 0
+    assert one_object(capsys.readouterr().out).keys() - {"schema_version"} == section("Data")
+    with (demo_root / "fairface_label_val.csv").open(newline="") as file:
+        rows = [{name: row[name] for name in ("file", "age", "gender")} for row in csv.DictReader(file)]
+    answers = tmp_path / "answers.csv"
+    with answers.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("file", "age", "gender"))
+        writer.writeheader()
+        writer.writerows(rows)
+    for protocol in ("seed", "official"):
+        words = ["--predictions", str(answers), "--root", str(demo_root), "--protocol", protocol]
+        assert evaluate([*words, "--json"]) == 0
+        found = one_object(capsys.readouterr().out)
+        assert found.keys() - {"schema_version"} <= section("Scores")
+        assert found["test_metrics"].keys() <= section("Scores") and found["test_metrics"]["age_acc"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -182,7 +205,6 @@ def test_completion_is_of_the_installed_names() -> None:
     ("module", "typed", "expected"),
     [
         ("sweep.run", "--re", {"--resume", "--retry-failed"}),
-        ("sweep.report", "--lead", {"--leaderboard"}),
         ("fairface_core.data", "ch", {"check"}),
     ],
 )

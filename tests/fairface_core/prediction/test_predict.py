@@ -144,6 +144,17 @@ def test_all_formats_hold_the_same(
     assert [path.name for path in tmp_path.iterdir() if ".part" in path.name] == []
     assert main([*arguments]) == 0
     assert capsys.readouterr().out == (tmp_path / "a.csv").read_text()
+    out = tmp_path / "a.csv"
+    assert main([*arguments, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found[key] for key in ("schema_version", "out", "pictures", "unreadable", "level")] == [
+        1,
+        str(out),
+        201,
+        1,
+        0.8,
+    ]
+    assert [model["where"] for model in found["models"]] == [str(trial / "best.pt")]
 
 
 def test_pictures_globs_and_standard_input(
