@@ -349,5 +349,5 @@ def test_the_flags_are_frozen() -> None:
     assert flags == {
         "--help", "--space", "--root", "--protocol", "--on-bad-image", "--drop-duplicates", "--set", "--scheduler", "--name", "--storage", "--gpus-per-trial",
         "--cpus-per-trial", "--max-concurrent", "--address", "--dry-run", "--resume", "--extend", "--retry-failed", "--force", "--yes", "--print-schema",
-        "--debug", "--list", "--json", "--open",
+        "--debug", "--list", "--json", "--open", "--rerun", "--refit",
     }  # fmt: skip
