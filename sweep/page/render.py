@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sweep.page.plot_style import COLORS, DARK, DARK_COLORS
+from sweep.page.plots.style import COLORS, DARK, DARK_COLORS
 from sweep.page.sections import Page
 from sweep.page.templating import TEMPLATES, environment
 
-# The same shapes as in the figures (plot_style.SYMBOLS).
+# The same shapes as in the figures (plots/style.py, SYMBOLS).
 _GLYPHS = "●■◆▲▼✚⬢★"
 
 

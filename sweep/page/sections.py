@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.page.best_trials import BestTrial, best_trials
-from sweep.page.cost_plots import FRONTS, front_plot
 from sweep.page.looks import looks_of
-from sweep.page.plot_style import Palette, Plot
-from sweep.page.race_plot import race_plot
-from sweep.page.sweep_plots import comparison_plot, learning_curves, response_plots, scores_plot
-from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
+from sweep.page.plots.cost import FRONTS, front_plot
+from sweep.page.plots.of_sweep import comparison_plot, learning_curves, response_plots, scores_plot
+from sweep.page.plots.of_trial import age_error_plot, audit_plots, calibration_plots
+from sweep.page.plots.race import race_plot
+from sweep.page.plots.style import Palette, Plot
 from sweep.results.beside.gathered import Beside
 from sweep.results.beside.outsiders import published_beside
 from sweep.results.beside.suspects import SUSPECTS_CSV, Image

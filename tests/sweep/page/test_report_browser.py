@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from fairface_core.files.folder import open_folder
-from sweep.page.plot_style import DARK, TEXT
+from sweep.page.plots.style import DARK, TEXT
 from sweep.page.write import write_report
 from tests.sweep.run_folders import Shape, make_run
 from tests.sweep.test_report import HOSTILE, QUICK, poison

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairface_core.files.folder import open_folder
-from sweep.page.cost_plots import FRONTS, front_plot, pareto_front
-from sweep.page.plot_style import COLORS, DARK, DARK_COLORS, SURFACE, SYMBOLS, TEXT, Palette, Plot, plain
-from sweep.page.sweep_plots import (
+from sweep.page.plots.cost import FRONTS, front_plot, pareto_front
+from sweep.page.plots.of_sweep import (
     comparison_plot,
     learning_curves,
     response_plots,
     scores_plot,
 )
-from sweep.page.trial_plots import age_error_plot, audit_plots, calibration_plots
+from sweep.page.plots.of_trial import age_error_plot, audit_plots, calibration_plots
+from sweep.page.plots.style import COLORS, DARK, DARK_COLORS, SURFACE, SYMBOLS, TEXT, Palette, Plot, plain
 from sweep.results.leaderboard import Board, build_board
 from sweep.results.verdict import judge
 from sweep.run_folder.records import read_run

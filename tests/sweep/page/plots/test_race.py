@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fairface_core.files.folder import open_folder
-from sweep.page.plot_style import Palette
-from sweep.page.race_plot import race_plot
+from sweep.page.plots.race import race_plot
+from sweep.page.plots.style import Palette
 from sweep.page.sections import SECTIONS, build_page
 from sweep.results.leaderboard import build_board
 from sweep.results.verdict import judge

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from sweep.page.plot_style import MUTED, Palette, Plot, plain, rows_axis, styled, whiskers
+from sweep.page.plots.style import MUTED, Palette, Plot, plain, rows_axis, styled, whiskers
 from sweep.results.leaderboard import Configuration
 from sweep.wording import axis_words, listing, percent
 

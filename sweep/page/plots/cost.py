@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sweep.page.plot_style import MUTED, Palette, Plot, plain, styled, whiskers
+from sweep.page.plots.style import MUTED, Palette, Plot, plain, styled, whiskers
 from sweep.results.leaderboard import Board, Configuration
 from sweep.wording import listing, millions, quantity, score
 

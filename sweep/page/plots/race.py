@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sweep.page.plot_style import MUTED, TEXT, Palette, Plot, plain, rows_axis, styled
+from sweep.page.plots.style import MUTED, TEXT, Palette, Plot, plain, rows_axis, styled
 from sweep.run_folder.records import RunRecord, TrialRecord
 from sweep.wording import counted, listing, settings
 

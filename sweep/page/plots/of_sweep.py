@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sweep.page.plot_style import MUTED, TEXT, Palette, Plot, plain, rows_axis, styled, whiskers
+from sweep.page.plots.style import MUTED, TEXT, Palette, Plot, plain, rows_axis, styled, whiskers
 from sweep.results.leaderboard import Board
 from sweep.results.stats import Comparison
 from sweep.run_folder.records import RunRecord, TrialRecord
