@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +275,57 @@ def test_weights_of_another_input_size_are_interpolated(name: str, tmp_path: Pat
     assert moved
     assert all(torch.equal(value, whole[key]) for key, value in small.items() if key not in moved and "index" not in key
                and "coords" not in key and "rope" not in key and "mask" not in key)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_pretrained_weights_are_fetched_from_the_hub_once(tmp_path: Path) -> None:
+    """The download path itself, against a server on this machine; the second call asks nobody."""
+    from safetensors.torch import save
+
+    raw = save(timm.create_model("test_resnet").state_dict())
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            found = self.path.endswith("/timm/test_resnet.r160_in1k/resolve/main/pytorch_model.bin")
+            self.send_response(200 if found else 404)
+            if found:
+                self.send_header("ETag", f'"{hashlib.sha256(raw).hexdigest()}"')
+                self.send_header("X-Repo-Commit", "1f793897327b18d6eb6b2d39ce73501ca77e57ef")
+            else:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", str(len(raw) if found else 0))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(raw)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "from fairface_core.model.weights import ensure_weights\n"
+        "print(ensure_weights('timm/test_resnet', 'imagenet'))\n"
+        "print(ensure_weights('timm/test_resnet', 'imagenet'))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+           "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+    try:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert run.returncode == 0, run.stderr
+    first, second = run.stdout.split()
+    assert first == second
+    assert Path(first).read_bytes() == raw
+    names = [path.rpartition("/")[2] for path in asked if "/resolve/" in path]
+    assert names[0] == "model.safetensors"  # asked for first, and not there
+    assert names.count("pytorch_model.bin") == 2  # HEAD and GET, once
 
 
 def test_pretrained_weights_come_from_the_hubs_cache_or_are_told_to_be_absent(
