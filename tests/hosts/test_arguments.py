@@ -34,7 +34,10 @@ def test_a_path_is_no_number() -> None:
         make_config({"epochs": Path("x")})
 
 
-DOORS = ["fairface_core.train", "fairface_core.evaluate", "fairface_core.demo.__main__", "sweep.run", "sweep.report"]
+DOORS = [
+    "fairface_core.train", "fairface_core.evaluate", "fairface_core.predict", "fairface_core.export",
+    "fairface_core.demo.__main__", "sweep.run", "sweep.report",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", DOORS)

@@ -27,9 +27,8 @@ def whole(out: Path) -> bool:
     return json.loads((out / "status.json").read_text())["status"] == "completed" and (out / "best.pt").is_file()
 
 
-@pytest.mark.parametrize("shell", ['"$@" >&-', '"$@" >&- 2>&- <&-'])
-def test_a_run_with_closed_streams_is_a_run(shell: str, demo_root: Path, tmp_path: Path) -> None:
-    done = run(train(demo_root, tmp_path / "out"), shell=shell)
+def test_a_run_with_closed_streams_is_a_run(demo_root: Path, tmp_path: Path) -> None:
+    done = run(train(demo_root, tmp_path / "out"), shell='"$@" >&- 2>&- <&-')
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert whole(tmp_path / "out")
 

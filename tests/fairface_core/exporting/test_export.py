@@ -71,7 +71,7 @@ def test_every_backbone_goes_through_onnx_at_batch_1_7_and_64(
     assert onnx.load(tmp_path / "out/model.onnx").opset_import[0].version == formats.OPSET
 
 
-@pytest.mark.parametrize("cache_px", [48, 96])
+@pytest.mark.parametrize("cache_px", [48, pytest.param(96, marks=pytest.mark.slow)])
 def test_the_graph_takes_images_of_the_size_that_training_decoded_them_to(
     demo_root: Path, tmp_path: Path, cache_px: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -385,7 +385,9 @@ def test_a_pair_of_full_size_takes_far_less_than_a_second() -> None:
 NOISE = (0.95 * 0.05 / 400) ** 0.5
 
 
-@pytest.mark.parametrize("name", ["3 seeds, luck 0.006", "1 seed each: the two trained models"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("3 seeds, luck 0.006", marks=pytest.mark.slow), "1 seed each: the two trained models"]
+)
 def test_intervals_cover(name: str) -> None:
     scenario = next(one for one in simulation.PAIRS if one.name == name)
     outcome = simulation.simulate(scenario, trials=400, num_resamples=200, seed=1, naive=False)
@@ -393,7 +395,9 @@ def test_intervals_cover(name: str) -> None:
     assert 0.93 - NOISE <= outcome.score <= 0.97 + NOISE
 
 
-@pytest.mark.parametrize("name", ["copies: 3 seeds, luck 0.003", "copies: 1 seed, luck 0.006"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("copies: 3 seeds, luck 0.003", marks=pytest.mark.slow), "copies: 1 seed, luck 0.006"]
+)
 def test_copies_of_one_model_are_called_different_in_at_most_one_trial_of_twenty(name: str) -> None:
     scenario = next(one for one in simulation.COPIES if one.name == name)
     outcome = simulation.simulate(scenario, trials=400, num_resamples=200, seed=1, naive=False)
