@@ -95,7 +95,7 @@ def flipped(candidates: Sequence[Candidate], rng: np.random.Generator) -> dict[s
         for one in candidates
     ]
     found = [(one.task, one.image.csv, one.image.line) for one in find_suspects(changed)]
-    figures = {}
+    figures: dict[str, float] = {}
     for name, tasks in (("age", ("age",)), ("gender", ("gender",)), ("both", ("age", "gender"))):
         hits = [one in flips for one in found if one[0] in tasks]
         num_flips = sum(len(wrong[task]) for task in tasks)
