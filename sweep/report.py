@@ -87,7 +87,7 @@ def _report(flags: argparse.Namespace) -> int:
     if flags.leaderboard and any((flags.others, flags.faces, flags.floor, flags.open, flags.to)):
         raise ConfigError("--leaderboard prints one table and writes nothing; it goes with --json and --follow alone")
     if flags.open and folder.path() is None:
-        raise ConfigError(f"--open: {flags.run_dir} is no folder of this machine; copy report.html from there")
+        raise ConfigError("--open: a browser cannot open a page in an object store; copy report.html from there")
     write = open_tracker(flags.to) if flags.to else None
     said: object = None
     while True:

@@ -45,14 +45,15 @@ def command_to_go_on(run: RunRecord, storage: str) -> str:
         run: The run.
         storage: Its storage as the reader would type it.
     """
-    where = f"{storage.rstrip('/')}/{run.name}"
+    remote = is_remote(run.folder.uri)
+    where = run.folder.uri if remote else f"{storage.rstrip('/')}/{run.name}"
     state = state_of(run)
     if state in ("running", "finished"):
         return shlex.join(["python", "-m", "sweep.report", where])
     # What failed runs again by --resume, what diverged only by --retry-failed.
     flag = "--retry-failed" if state == "failed" and not run.count("failed") else "--resume"
     again = ["--storage", storage, "--name", run.name, flag]
-    if is_remote(run.folder.uri) or not run.space_text:
+    if remote or not run.space_text:
         return f"(the command that began it) {shlex.join(again)}"
     return shlex.join(["python", "-m", "sweep.run", "--space", f"{where}/space.yaml", *_changes(run), *again])
 
