@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from sweep.policy.confirm import GroupChoice
-from sweep.policy.gap import PRIOR_DOF, Value, sampling_error, value_at
+from sweep.policy.gap import PRIOR_DOF, sampling_error, value_at
 from sweep.policy.spending import FIRST_LOOK, spent_level
 from sweep.policy.states import SETTLE, RungDecision, TrialState
 
@@ -92,8 +92,11 @@ def settle(
         if exploring or any(wanted.values()):
             break
         if len(left) > 1 and look >= FIRST_LOOK:
-            decided = _look(look, left, spent_level(look, most) / math.comb(len(everyone), 2))
-            new += [d for one, d in zip(left, decided, strict=True) if one.told(look) is None]
+            told = {one.group: one.told(look) for one in left}
+            decided = [d for d in told.values() if d]
+            if len(decided) < len(left):
+                decided = _look(look, left, spent_level(look, most) / math.comb(len(everyone), 2))
+            new += [d for d in decided if not told[d.group]]
             reasons |= {d.group: d.reason() for d in decided if d.stop}
             left = [one for one, d in zip(left, decided, strict=True) if not d.stop]
         look += 1
@@ -117,34 +120,27 @@ def settle(
 
 
 def _look(look: int, left: Sequence[_Contender], level: float) -> list[RungDecision]:
-    """Return what a look says of each contender; what was said before stays."""
+    """Return what a look says of each contender; what was said before stays. One seed cannot be compared, and goes on."""
     # Of those that were told before, a seed that failed then may be running again.
     at = [value_at([t for t in one.first(look) if t.status == "completed"], 0, None, 0.0) for one in left]
     best = min(range(len(left)), key=lambda i: (-at[i].mean, left[i].group))
     prior = sampling_error(at[best].score, max(t.val_images for one in left for t in one.seeds))
+    squares = math.fsum((x - mean) ** 2 for v in at for mean in [v.mean] for x in v.values)
+    degrees = sum(len(v.values) - 1 for v in at)
+    variance = (PRIOR_DOF * prior**2 + squares) / (PRIOR_DOF + degrees)
     decided = []
     for one, value in zip(left, at, strict=True):
-        gap = _gap(value, at[best], at, prior, level)
-        cutoff = None if gap is None else at[best].mean - gap
+        few = min(len(value.values), len(at[best].values))
+        cutoff = None
+        if few >= FIRST_LOOK:
+            of_seeds, of_images = _quantiles(level, few - 1 + min(degrees - (few - 1), _MAX_BORROWED))
+            seeds = of_seeds**2 * variance * (1 / len(value.values) + 1 / len(at[best].values))
+            cutoff = at[best].mean - math.sqrt(seeds + of_images**2 * 2 * prior**2)
         last = value.seeds[-1]
         stop = cutoff is not None and value.mean < cutoff
         judged = (float(look), len(last.scores), value.values[-1], cutoff, stop, 0)
         decided.append(one.told(look) or RungDecision(last.trial_id, one.group, *judged, kind=SETTLE, value=value.mean))
     return decided
-
-
-def _gap(value: Value, best: Value, at: Sequence[Value], prior: float, level: float) -> float | None:
-    """Return how far behind the best a contender may be; None for one seed, which cannot be compared."""
-    few = min(len(value.values), len(best.values))
-    if few < FIRST_LOOK:
-        return None
-    squares = math.fsum((x - v.mean) ** 2 for v in at for x in v.values)
-    degrees = sum(len(v.values) - 1 for v in at)
-    variance = (PRIOR_DOF * prior**2 + squares) / (PRIOR_DOF + degrees)
-    known = few - 1 + min(degrees - (few - 1), _MAX_BORROWED)
-    of_seeds, of_images = _quantiles(level, known)
-    seeds = of_seeds**2 * variance * (1 / len(value.values) + 1 / len(best.values))
-    return math.sqrt(seeds + of_images**2 * 2 * prior**2)
 
 
 @cache
