@@ -317,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     made = []
     if args.part != "predictions":
-        made += few_seeds.rows(sweeps=args.sweeps, only=args.only, progress=say)
+        made += few_seeds.rows(sweeps=args.sweeps, seed=args.seed, only=args.only, progress=say)
     if args.part != "scores":
         made += rows(trials=args.trials, num_resamples=args.num_resamples, seed=args.seed, only=args.only)
     show(made, as_json=args.json)

@@ -8,7 +8,8 @@ compare them):
 
 - How much the others count is not estimated. From a few variances of one degree of freedom it can not be: Smyth's
   estimate of the prior's degrees of freedom was infinite in 58 % of sweeps of two seeds whose deviations differ threefold, and in 64
-  to 67 % of those whose deviations do not. They count as many degrees of freedom as they have, at most `MAX_BORROWED`.
+  to 67 % of those whose deviations do not. They count as many degrees of freedom as they have, at most `MAX_BORROWED`; a single
+  other one, which may be an odd one, as three quarters of them.
 - A configuration whose own seeds differ by much more than the others' keeps its own variance, with its own degrees of
   freedom: its luck is not theirs (`ALONE_BELOW`). If the difference is beyond doubt it does not lend either
   (`NOT_LENDING_BELOW`, stricter: dropping the largest variance by chance makes the rest too sure).
@@ -25,16 +26,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 Floats = npt.NDArray[np.float64]
 
-# With 6, copies of eight backbones, one of threefold luck, on images that hardly matter are called different in 4.8 % (two
-# seeds) and 3.0 % (three seeds) of sweeps; without a limit in 5.5 and 5.1 %. Four backbones of three seeds lend 6.
+# Without a limit, copies of eight backbones, one of threefold luck, on images that hardly matter are called different more
+# often by one to two points (benchmarks/results).
 MAX_BORROWED = 6.0
+# Of a single other configuration's degrees of freedom. At its word, copies of two backbones of three seeds, one of threefold luck,
+# are called different in more than 5 % of sweeps (benchmarks/results).
+SINGLE_LENDER = 0.75
+# Of the share of luck in the variance, see `Spread.half_width`: scores are compared with nobody, and need less slack.
+OF_DIFFERENCES, OF_SCORES = 0.125, 0.75
 # Levels of the F test of a configuration's variance against the mean variance of the others.
 ALONE_BELOW = 0.02
 NOT_LENDING_BELOW = 0.002
@@ -67,7 +74,9 @@ def moderate(
     With d degrees of freedom of its own, variance S^2, and others whose mean variance (weighted by theirs) is s0^2,
     a configuration is given
 
-        (d0 s0^2 + d S^2) / (d0 + d)    with d0 + d degrees of freedom,    d0 = min(others' degrees of freedom, 6).
+        (d0 s0^2 + d S^2) / (d0 + d)    with d0 + d degrees of freedom,    d0 = min(others' degrees of freedom, 6);
+
+    of a single other configuration, 3/4 of its degrees of freedom.
 
     Source: Smyth, "Linear models and empirical Bayes methods for assessing differential expression in microarray
     experiments", Stat. Appl. Genet. Mol. Biol. 3(1), 2004, section 3 (there d0 and s0^2 are estimated, and the
@@ -102,7 +111,8 @@ def moderate(
     p_value = np.where(compared, stats.f.sf(ratio, np.maximum(d, 1), np.maximum(df, 1)), 1.0)
     lends = (weight > 0) & (p_value >= NOT_LENDING_BELOW)
     variance, df = others(np.where(lends, d, 0.0))
-    borrowed = np.minimum(df, max_borrowed)
+    single = lends.sum(axis=-1, keepdims=True) - lends == 1
+    borrowed = np.minimum(np.where(single, SINGLE_LENDER, 1.0) * df, max_borrowed)
     alone = p_value < ALONE_BELOW
     borrowed = np.where(alone, 0.0, borrowed)
     total = borrowed + d
@@ -122,6 +132,7 @@ class Spread:
         moderated: What is believed of it, `[..., g]`; nan: not known, and left out.
         df: Degrees of freedom of that, `[..., g]`.
         num_seeds: Seeds, int `[g]` or `[..., g]`.
+        exponent: c in `half_width`.
     """
 
     images: Floats
@@ -130,47 +141,57 @@ class Spread:
     moderated: Floats
     df: Floats
     num_seeds: Floats
+    exponent: float = OF_DIFFERENCES
 
     @property
     def seeds(self) -> Floats:
         """Variance that other seeds would bring, their private errors included, `[...]`."""
         return (np.maximum(np.nan_to_num(self.moderated), self.private) / self.num_seeds).sum(axis=-1)
 
-    def private_known(self) -> Spread:
-        """Return the same with private errors among what images bring, which is known: only luck keeps its t quantile.
-
-        Intervals of scores are made so; they cover what they should. A comparison takes the t quantile for the whole variance
-        between seeds, private errors included: its intervals are wider than need be with two seeds, but what S^2 shows
-        of luck alone is too often too little, and copies would be called different in up to 9 % of sweeps.
-        """
-        return dataclasses.replace(
-            self,
-            images=self.images + (self.private / self.num_seeds).sum(axis=-1),
-            private=np.zeros_like(self.private),
-            own=np.maximum(self.own - self.private, 0.0),
-            moderated=np.maximum(self.moderated - self.private, 0.0),
-        )
+    def of_score(self) -> Spread:
+        """Return the same for the interval of a single score."""
+        return dataclasses.replace(self, exponent=OF_SCORES)
 
     def half_width(self, alpha: npt.ArrayLike) -> Floats:
         """Return half the width of the intervals of level 1 - alpha, `[...]`.
 
-        Each part has its own quantile, since each is known with its own degrees of freedom, and the squared half widths
-        add:
+            sqrt(z^2 (images + s) + u^c sum over g of (t_df^2 - z^2) moderated / n),    s = sum of max(moderated, private) / n
 
-            sqrt(z^2 images + sum over g of max(t_df^2 moderated, z^2 own, z^2 private) / n)
+        The first term is the variance at its word; the second is for not knowing the seeds' part of it. u is the share of
+        luck in the whole: (sum of (moderated - private / 2) / n) / (images + s), 0 where the seeds differ by less than half
+        of what their private errors, which are known, would make them. Where luck is all there is, u = 1, and that is
+        Student's interval.
 
-        Source: MOVER, Zou and Donner, Statistics in Medicine 27, 2008, equation 3 (for symmetric limits; before them
-        Cochran's for two means). The maximum is what a configuration may not borrow: see the module.
+        c = 0 is MOVER (Zou and Donner, Statistics in Medicine 27, 2008, equation 3: squared half widths add, each with its
+        own quantile). It is too wide in between: with 2 degrees of freedom and half of the variance from images a 95 % interval
+        covers 97.5 %, because the excess of t^2 over z^2 counts in proportion to the share of the part that is not known. In
+        the series for the exact interval it counts by that share squared, which is c = 1 (Welch, "The generalization of
+        'Student's' problem when several different population variances are involved", Biometrika 34, 1947: the term in
+        1 / df). But borrowed variances may differ from the lenders', and calling copies different is worse than an
+        interval that is too wide. Hence `OF_DIFFERENCES` and `OF_SCORES`, found by simulation (benchmarks/results).
+
+        No part is below z^2 own / n: nobody borrows calm.
 
         Args:
             alpha: One, or `[...]`.
         """
         alpha = np.asarray(alpha, dtype=np.float64)
-        z2 = stats.norm.isf(alpha / 2) ** 2
-        t2 = stats.t.isf(alpha[..., None] / 2, np.maximum(self.df, 1e-9)) ** 2
-        least = np.maximum(np.nan_to_num(self.own), self.private)
-        part = np.maximum(np.where(np.isnan(self.moderated), 0.0, t2 * self.moderated), z2[..., None] * least)
-        return np.sqrt(z2 * self.images + (part / self.num_seeds).sum(axis=-1))
+        z2 = special.ndtri(alpha / 2) ** 2
+        t2 = special.stdtrit(np.where(self.df > 0, self.df, 1.0), alpha[..., None] / 2) ** 2
+        known, unsure, least = self._terms
+        part = np.maximum(z2[..., None] * known + (t2 - z2[..., None]) * unsure, z2[..., None] * least)
+        return np.sqrt(z2 * self.images + part.sum(axis=-1))
+
+    @cached_property
+    def _terms(self) -> tuple[Floats, Floats, Floats]:
+        """What `half_width` sums over the configurations, whatever alpha: their parts of s, of u^c (...), and own / n."""
+        moderated = np.nan_to_num(self.moderated)
+        known = np.maximum(moderated, self.private)
+        luck = np.maximum(((moderated - self.private / 2) / self.num_seeds).sum(axis=-1), 0.0)
+        total = self.images + self.seeds
+        share = np.divide(luck, total, out=np.zeros(np.shape(total)), where=total > 0)
+        unsure = (share**self.exponent)[..., None] * moderated
+        return known / self.num_seeds, unsure / self.num_seeds, np.nan_to_num(self.own) / self.num_seeds
 
     def p_value(self, distance: npt.ArrayLike) -> Floats:
         """Return the alpha whose half width is just `distance`, `[...]`: two-sided, of no difference.

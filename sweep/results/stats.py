@@ -12,8 +12,8 @@ or the other prevails (benchmarks/results). Instead, the two are estimated apart
    errors on these images too. Those the bootstrap knows (the mean variance of a seed's score less the mean covariance
    of two seeds' scores), so they are taken out of step 1 and S^2 is never believed to be less. Few seeds know S^2
    badly; the sweep's other configurations lend it degrees of freedom.
-3. Both together (`Spread.half_width`): the squared half widths add, each with its own quantile (MOVER). The p-value is
-   the level whose interval just reaches 0.
+3. Both together (`Spread.half_width`): a normal quantile for what is known, and for not knowing the seeds' part more, by
+   Student's quantile and by its share in the whole. The p-value is the level whose interval just reaches 0.
 4. Many pairs (`holm`): the p-values of one table are corrected, and so are those of being equal for practical
    purposes; from what is left follow the verdicts and the ranks that the data allow.
 
@@ -165,7 +165,7 @@ def score_interval(
     mean = float(scores.mean())
     covariance = image_covariance(predictions, num_resamples=num_resamples, seed=seed, metric=metric)
     variance = _seed_variance([scores, *lenders], [_private(covariance)])
-    half = float(_spread([scores], covariance, variance, [0]).private_known().half_width(1 - CONFIDENCE))
+    half = float(_spread([scores], covariance, variance, [0]).of_score().half_width(1 - CONFIDENCE))
     several = len(scores) > 1
     sd = float(scores.std(ddof=1)) if several else None
     low, high, covers = max(mean - half, 0.0), min(mean + half, 1.0), COVERS_BOTH if several else COVERS_IMAGES

@@ -21,6 +21,12 @@ def test_few_equal_seeds_have_the_pooled_variance() -> None:
     assert not found.alone.any() and found.lends.all()
 
 
+def test_a_single_other_one_counts_for_three_quarters() -> None:
+    found = moderate(np.array([1.0, 2.0]), [3, 3])
+    np.testing.assert_allclose(found.df, 2 + 0.75 * 2)
+    np.testing.assert_allclose(found.moderated, [(1.5 * 2 + 2 * 1) / 3.5, (1.5 * 1 + 2 * 2) / 3.5])
+
+
 def test_no_more_than_six_degrees_of_freedom_are_borrowed() -> None:
     own = np.array([1.0, 2.0, 4.0, 3.0, 2.0])
     found = moderate(own, [4] * 5)
@@ -48,14 +54,14 @@ def test_much_larger_luck_is_kept_and_not_lent() -> None:
 def test_others_whose_seeds_happened_to_agree_accuse_nobody() -> None:
     assert moderate(np.array([4.0, 1e-4]), [2, 2]).alone.tolist() == [True, False]
     known = moderate(np.array([4.0, 1e-4]), [2, 2], least=[1.0, 1.0])
-    assert not known.alone.any() and known.moderated[0] == pytest.approx(2.0, abs=1e-4)
+    assert not known.alone.any() and known.moderated[0] == pytest.approx(4.0 / 1.75, abs=1e-4)
 
 
 def test_one_seed_and_a_constant_answer_lend_nothing() -> None:
     found = moderate(np.array([1.0, np.nan, 0.0]), [2, 1, 2])
     assert found.lends.tolist() == [True, False, False]
     assert (found.moderated[0], found.df[0]) == (1.0, 1)
-    assert np.isnan(found.own[1]) and (found.moderated[1], found.df[1]) == (1.0, 1)
+    assert np.isnan(found.own[1]) and (found.moderated[1], found.df[1]) == (1.0, 0.75)
     assert np.isnan(moderate(np.array([np.nan, np.nan]), [1, 1]).moderated).all()
 
 
@@ -74,19 +80,30 @@ def spread(moderated: float, own: float, df: float, private: float = 0.0) -> Spr
     )
 
 
-def test_half_widths_add_as_squares_and_none_is_below_its_own_deviation() -> None:
-    z, t = scipy_stats.norm.isf(0.025), scipy_stats.t.isf(0.025, 4)
-    assert spread(2.0, 1.0, 4).half_width(0.05) == pytest.approx(np.sqrt(z**2 * 0.5 + t**2 * 2.0 / 2))
+def test_the_half_width_knows_images_for_sure_and_seeds_by_their_degrees_of_freedom() -> None:
+    z2, t2 = scipy_stats.norm.isf(0.025) ** 2, scipy_stats.t.isf(0.025, 4) ** 2
+    total = 0.5 + 2.0 / 2
+    expected = np.sqrt(z2 * total + (1.0 / total) ** 0.125 * (t2 - z2) * 1.0)
+    assert spread(2.0, 1.0, 4).half_width(0.05) == pytest.approx(expected)
+    with_private = np.sqrt(z2 * total + ((1.0 - 0.6 / 4) / total) ** 0.125 * (t2 - z2) * 1.0)
+    assert spread(2.0, 1.0, 4, private=0.6).half_width(0.05) == pytest.approx(with_private)
+    of_score = np.sqrt(z2 * total + (1.0 / total) ** 0.75 * (t2 - z2) * 1.0)
+    assert spread(2.0, 1.0, 4).of_score().half_width(0.05) == pytest.approx(of_score)
+    # Of one seed, which shows nothing of luck, images are all there is.
+    assert spread(np.nan, np.nan, 0, private=0.0).half_width(0.05) == pytest.approx(np.sqrt(z2 * 0.5))
+
+
+def test_no_half_width_is_below_what_its_own_seeds_or_their_private_errors_make_it() -> None:
+    z = scipy_stats.norm.isf(0.025)
     assert spread(2.0, 9.0, 4).half_width(0.05) == pytest.approx(z * np.sqrt(0.5 + 9.0 / 2))
     assert spread(0.1, 0.1, 4, private=3.0).half_width(0.05) == pytest.approx(z * np.sqrt(0.5 + 3.0 / 2))
-    assert spread(np.nan, np.nan, 0, private=0.0).half_width(0.05) == pytest.approx(z * np.sqrt(0.5))
 
 
-def test_private_errors_that_are_known_have_the_normal_quantile() -> None:
-    z, t = scipy_stats.norm.isf(0.025), scipy_stats.t.isf(0.025, 4)
-    known = spread(2.0, 1.0, 4, private=0.6).private_known()
-    assert known.half_width(0.05) == pytest.approx(np.sqrt(z**2 * (0.5 + 0.6 / 2) + t**2 * 1.4 / 2))
-    assert known.half_width(0.05) < spread(2.0, 1.0, 4, private=0.6).half_width(0.05)
+def test_where_seeds_are_all_there_is_the_half_width_is_students() -> None:
+    alone = dataclasses.replace(spread(2.0, 2.0, 4), images=np.array(0.0))
+    for alpha in (0.05, 0.001):
+        expected = scipy_stats.t.isf(alpha / 2, 4) * np.sqrt(2.0 / 2)
+        assert alone.half_width(alpha) == pytest.approx(expected) == alone.of_score().half_width(alpha)
 
 
 def test_the_p_value_is_the_level_whose_interval_just_reaches() -> None:

@@ -308,7 +308,7 @@ def test_one_seed_comparison_is_the_paired_bootstrap_of_images() -> None:
 
 
 def test_where_seeds_prevail_the_interval_is_students_t() -> None:
-    """Images that all models get right alike add nothing: what is left is the t test of the seeds' scores."""
+    """Images that all models get right alike add nothing: what is left is the t test of the seeds' pooled scores."""
     rng = np.random.default_rng(0)
     age, gender = np.repeat(np.arange(9), 4000), np.arange(36_000) % 2
 
@@ -316,13 +316,15 @@ def test_where_seeds_prevail_the_interval_is_students_t() -> None:
         wrong = [rng.random(36_000) > accuracy for accuracy in accuracies]
         return [Predictions(age, gender, np.where(bad, (age + 1) % 9, age), gender) for bad in wrong]
 
-    a, b = runs([0.5, 0.7, 0.9]), runs([0.4, 0.55, 0.85, 0.6])
-    found = compare(a, b, num_resamples=200)
-    pooled = scipy_stats.ttest_ind([r.mean_f1 for r in a], [r.mean_f1 for r in b])
+    a, b, c = (runs(each) for each in ([0.5, 0.7, 0.9], [0.4, 0.55, 0.85, 0.6], [0.4, 0.6, 0.85, 0.75]))
+    groups = [np.array([run.mean_f1 for run in each]) for each in (a, b, c)]
+    found = compare(a, b, lenders=groups[2:], num_resamples=200)
     assert found.se_seeds > 30 * found.se_images
-    assert found.p_value == pytest.approx(pooled.pvalue, rel=0.01)
-    low, high = pooled.confidence_interval()
-    assert (found.low, found.high) == pytest.approx((low, high), rel=0.01)
+    df = sum(len(each) - 1 for each in groups)
+    pooled = sum(((each - each.mean()) ** 2).sum() for each in groups) / df
+    error = np.sqrt(pooled * (1 / 3 + 1 / 4))
+    assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(abs(found.difference) / error, df), rel=0.02)
+    assert (found.high - found.low) / 2 == pytest.approx(scipy_stats.t.isf(0.025, df) * error, rel=0.01)
 
 
 def test_image_covariance_of_one_model_is_a_matrix() -> None:
