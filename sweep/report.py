@@ -22,6 +22,7 @@ from sweep.results.benchmark import BENCHMARK_CSV
 from sweep.results.beside.floors import parse_floor
 from sweep.results.beside.gathered import Asked, Beside
 from sweep.results.beside.outsiders import Outsider
+from sweep.results.beside.runs import lines
 from sweep.results.beside.suspects import SUSPECTS_CSV
 from sweep.results.document import document
 from sweep.results.facts import scored_by
@@ -42,7 +43,7 @@ _LOG_COLUMNS = 140
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    return run_door(make_parser(), _report, argv)
+    return run_door(make_parser(), _run, argv)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Rebuild benchmark_results.csv, leaderboard.csv, report.html and the model cards of a run folder.",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of one sweep (or object-store URI): runs/<name>")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="a second run: compare the two instead")
     parser.add_argument(
         "--with", action="append", default=[], type=Path, dest="others", metavar="FILE",
         help="another model's answers, a CSV of file, age and gender, beside the leaderboard; may be repeated",
@@ -78,6 +80,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object (with --follow, one a line)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
+
+
+def _run(flags: argparse.Namespace) -> int:
+    return _report(flags) if flags.other is None else _compare(flags)
+
+
+def _compare(flags: argparse.Namespace) -> int:
+    from sweep.page.write import write_comparison
+
+    if any((flags.others, flags.faces, flags.floor, flags.leaderboard, flags.open, flags.follow, flags.to, flags.json)):
+        raise ConfigError(f"{flags.other}: a second run goes with no flag; give them to the report of one")
+    found, name = write_comparison(open_folder(flags.run_dir), open_folder(flags.other))
+    for line in [*lines(found), f"{found.a.run.location}/{name}"]:
+        print(wording.plain(line)[:_MAX_LINE_CHARS])
+    return 0
 
 
 def _report(flags: argparse.Namespace) -> int:

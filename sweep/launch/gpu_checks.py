@@ -30,8 +30,9 @@ def gpu_problems(seen: Sequence[Gpu] | str, wanted: int) -> list[str]:
         wanted: GPUs that Ray will give away here.
     """
     if isinstance(seen, str):
+        are = "is" if wanted == 1 else "are"
         return [
-            f"gpu: {counted(wanted, 'GPU')} are counted here, but torch cannot use them: {seen}; mend driver or torch, or "
+            f"gpu: {counted(wanted, 'GPU')} {are} counted here, but torch cannot use them: {seen}; mend driver or torch, or "
             "train on the CPU with --gpus-per-trial 0"
         ]
     return [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep.page.beside.copies import latex_table, markdown_table
 from sweep.page.best_trials import BestTrial, best_trials
 from sweep.page.looks import looks_of
 from sweep.page.plots.cost import FRONTS, front_plot
@@ -162,6 +163,7 @@ def _leaderboard(found: Findings) -> dict[str, Any]:
         "scores": scores_plot(board, found.palette),
         "scored_by": scored_by(found.run),
         "one_seed": any(len(one.full) == 1 for one in board.ranked),
+        "copies": [("LaTeX", latex_table(board)), ("Markdown", markdown_table(board))] if board.ranked else [],
     }
 
 

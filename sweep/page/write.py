@@ -1,10 +1,11 @@
-"""Writes everything that follows from a run's trial folders: both CSVs, the page and the model cards."""
+"""Writes everything that follows from a run's trial folders: both CSVs, the page and the model cards; and of two runs."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from fairface_core.files.folder import Folder
+from sweep.page.beside.compare import page_name, render_comparison
 from sweep.page.card import card_name, render_card
 from sweep.page.photographs import photographs
 from sweep.page.render import render_page
@@ -12,10 +13,12 @@ from sweep.page.sections import build_page
 from sweep.page.show import REPORT_HTML
 from sweep.results.benchmark import write_benchmark
 from sweep.results.beside.gathered import Asked, Beside, gather
+from sweep.results.beside.runs import RunPair, compare_runs
 from sweep.results.beside.suspects import SUSPECTS_CSV, suspects_csv
 from sweep.results.leaderboard import LEADERBOARD_CSV, Board, board_frame, build_board
 from sweep.results.tables import csv_of, one_writer
 from sweep.results.verdict import Verdict, judge
+from sweep.run_folder.records import read_run
 
 
 class Written(NamedTuple):
@@ -73,6 +76,21 @@ def write_report(folder: Folder, asked: Asked | None = None, *, reload_s: float 
         page = build_page(board, verdict, cards, beside, photos)
         folder.write(REPORT_HTML, _bytes(render_page(page, reload_s)))
     return Written(board, verdict, beside)
+
+
+def write_comparison(folder: Folder, other: Folder) -> tuple[RunPair, str]:
+    """Compare two runs, and write the page of it into the first one's folder; the second is only read.
+
+    Returns:
+        What was found, and the page's file name.
+
+    Raises:
+        ConfigError: If one of them has no usable plan.
+        StorageError: If the page cannot be written.
+    """
+    found = compare_runs(build_board(read_run(folder)), build_board(read_run(other)))
+    folder.write(page_name(found), _bytes(render_comparison(found)))
+    return found, page_name(found)
 
 
 def _bytes(text: str) -> bytes:

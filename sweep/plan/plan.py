@@ -175,6 +175,13 @@ def space_difference(old: Plan, new: Plan) -> list[str]:
     return lines
 
 
+def space_changes(a: Plan, b: Plan) -> list[tuple[str, str, str]]:
+    """Return (key, value in a, value in b), values as JSON, of what two spaces ask differently; empty: not given."""
+    before, after = _flat(a.space), _flat(b.space)
+    both = {key: [_json(side[key]) if key in side else "" for side in (before, after)] for key in {**before, **after}}
+    return [(key, first, second) for key, (first, second) in both.items() if first != second]
+
+
 def _deeper_than(value: Any, levels: int) -> bool:
     """Tell whether JSON is nested deeper than this; level by level, for recursion is what such a file is after."""
     level = [value]

@@ -173,7 +173,7 @@ def _plain(name: str, item: Any) -> str:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
-    """Return nested facts as lines: `rows` -> `test 2,191, train 86,744, val 8,763`, `session 1 started` -> ..."""
+    """Return nested facts as lines: `rows` -> `test 2,191, train 86,744, val 8,763`."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix} {key}".strip().replace("_", " ")

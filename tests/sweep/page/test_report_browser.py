@@ -12,8 +12,11 @@ import pandas as pd
 import pytest
 
 from fairface_core.files.folder import open_folder
+from sweep.page.beside.copies import latex_table, markdown_table
 from sweep.page.plots.style import DARK, TEXT
-from sweep.page.write import write_report
+from sweep.page.write import write_comparison, write_report
+from sweep.results.leaderboard import build_board
+from sweep.run_folder.records import read_run
 from tests.sweep.run_folders import Shape, make_run
 from tests.sweep.test_report import HOSTILE, QUICK, poison
 
@@ -240,6 +243,62 @@ def test_the_keyboard_reaches_links_tables_and_sections(browser: Any, run: Path)
             "[...document.querySelectorAll('[tabindex]')].map((n) => n.getAttribute('aria-label'))"
         )
         assert names and all(names)
+
+
+def axe_told(page: Any) -> dict[str, list[Any]]:
+    """What axe-core says of a page: WCAG 2.2 A and AA, and what it calls best practice."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    # axe judges the contrast of what can be seen, and not in front of the shadow at the edge of a table.
+    page.add_style_tag(content=".scroll { background: none !important; max-height: none !important }")
+    page.evaluate("document.querySelectorAll('details').forEach((item) => { item.open = true; })")
+    page.evaluate((Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    return page.evaluate(
+        """async (tags) => {
+            // What is drawn within a figure stands behind its label; test_plots.py judges its colors.
+            const { violations, incomplete, passes } = await axe.run(
+                { exclude: ["[data-figure] svg"] }, { runOnly: tags });
+            const nodes = (rule) => rule.nodes.map((node) => [rule.id, node.target.join(" "), node.html.slice(0, 120)]);
+            return {
+                problems: [...violations, ...incomplete].flatMap(nodes),
+                passes: passes.map((rule) => rule.id),
+            };
+        }""",
+        ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_that_keeps_a_person_out(browser: Any, run: Path, dark: bool) -> None:
+    with opened(browser, run, dark=dark) as found:
+        told = axe_told(found.page)
+        assert told["problems"] == []
+        assert {"color-contrast", "role-img-alt", "th-has-data-cells", "target-size"} <= set(told["passes"])
+        _, name = write_comparison(open_folder(run), open_folder(run))
+        found.page.goto((run / name).as_uri())
+        assert axe_told(found.page)["problems"] == []
+
+
+@pytest.mark.parametrize(("name", "table"), [("LaTeX", latex_table), ("Markdown", markdown_table)])
+def test_the_leaderboard_is_copied_by_a_click(browser: Any, run: Path, name: str, table: Any) -> None:
+    with opened(browser, run) as found:
+        found.page.get_by_role("button", name=f"Copy as {name}").click()
+        found.page.wait_for_function("document.querySelector('.copies [role=status]').textContent === 'Copied.'")
+        # Pasted, as a person would: reading the clipboard needs a permission that writing does not.
+        found.page.evaluate("document.body.prepend(document.createElement('textarea'))")
+        found.page.locator("body > textarea").focus()
+        found.page.keyboard.press("Control+V")
+        assert found.page.locator("body > textarea").input_value() == table(build_board(read_run(open_folder(run))))
+        assert found.console == []
+
+
+def test_a_browser_without_a_clipboard_shows_the_text(browser: Any, run: Path) -> None:
+    with opened(browser, run) as found:
+        found.page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
+        found.page.get_by_role("button", name="Copy as LaTeX").click()
+        shown = found.page.get_by_role("textbox", name="Copy as LaTeX")
+        assert "\\toprule" in shown.input_value()
+        assert shown.evaluate("(area) => area.selectionEnd") == len(shown.input_value())
 
 
 def test_nothing_of_a_hostile_run_folder_runs(browser: Any, tmp_path: Path) -> None:

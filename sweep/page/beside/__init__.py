@@ -1,0 +1,1 @@
+"""What leaves the page, tables to be copied, and the page of two runs."""
