@@ -10,10 +10,12 @@ import numpy as np
 
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import Folder
+from fairface_core.files.parquet_pages import page_sizes
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
 # Ten times FairFace, both splits; a few bytes of Parquet can stand for any number of rows.
 _MAX_ROWS, _MAX_COLUMN_BYTES = 2_000_000, 2**29
+_TEXTS = ("csv", "file", "race")
 _FOREIGN = "predictions.parquet: not the columns of a trial"
 
 
@@ -70,13 +72,17 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
     columns = ["split", "csv", "file", "line", "age_true", "gender_true", *shares["age"], *shares["gender"]]
     try:
         raw = folder.read("predictions.parquet")
-        with pq.ParquetFile(io.BytesIO(raw), read_dictionary=["split"]) as file:
-            if _too_large(file.metadata):
-                return f"predictions.parquet: larger than {_MAX_ROWS:,} rows"
+        with pq.ParquetFile(io.BytesIO(raw), read_dictionary=["split", *_TEXTS]) as file:
             has_race = "race" in file.schema_arrow.names
-            table = file.read(columns=[*columns, *(["race"] if has_race else [])], use_threads=False)
+            columns += ["race"] if has_race else []
+            pages = page_sizes(io.BytesIO(raw), file.metadata, columns)
+            if _too_large(file.metadata) or sum(pages) > _MAX_COLUMN_BYTES:
+                return f"predictions.parquet: larger than {_MAX_ROWS:,} rows"
+            table = file.read(columns=columns, use_threads=False)
         rows = table.filter(pc.equal(pc.cast(table["split"], pa.string()), split))
         line, age, gender = (rows[name].to_numpy().astype(np.int64) for name in ("line", "age_true", "gender_true"))
+        if sum(_text_bytes(rows[name]) for name in _TEXTS if name in columns) > _MAX_COLUMN_BYTES:
+            return _FOREIGN
         file_names, csv_names = ([str(name) for name in rows[column].to_pylist()] for column in ("file", "csv"))
         race = [str(name) for name in rows["race"].to_pylist()] if has_race else None
         prob = {
@@ -97,6 +103,17 @@ def read_stored(folder: Folder, split: str) -> Stored | str:
         return _FOREIGN
     images = b"".join(part.tobytes() for part in (line, age, gender))
     return Stored(file_names, csv_names, line, prob["age"], prob["gender"], age, gender, race, images)
+
+
+def _text_bytes(column: Any) -> int:
+    """Return how long the texts of a column are together: one of a million bytes may stand in every row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)
+    return sum(pc.sum(pc.cast(each, "int64")).as_py() or 0 for each in lengths)
 
 
 def _too_large(metadata: Any) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fairface_core.errors import StorageError
+from fairface_core.files.parquet_pages import page_sizes
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from sweep.results.bootstrap import Predictions
 from sweep.run_folder.records import RunRecord, TrialRecord
@@ -51,7 +53,7 @@ def read_scored(run: RunRecord, record: TrialRecord) -> Scored | str:
     try:
         raw = run.folder.sub("trials", record.trial_id).read("predictions.parquet")
         with pq.ParquetFile(io.BytesIO(raw), read_dictionary=list(_TEXTS)) as file:
-            problem = _too_large(file.metadata)
+            problem = _too_large(raw, file.metadata, columns)
             if problem:
                 return f"predictions.parquet: {problem}; no interval and no comparison"
             table = file.read(columns=columns, use_threads=False)
@@ -60,6 +62,8 @@ def read_scored(run: RunRecord, record: TrialRecord) -> Scored | str:
     except (StorageError, pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         return f"predictions.parquet: damaged ({reason}); no interval and no comparison"
+    except ValueError as error:
+        return f"predictions.parquet: damaged ({error}); no interval and no comparison"
     except KeyError:
         return _FOREIGN
     try:
@@ -81,7 +85,7 @@ def read_scored(run: RunRecord, record: TrialRecord) -> Scored | str:
     return Scored(val, test, names.encode() + rows["line"].to_numpy().tobytes() + labels)
 
 
-def _too_large(metadata: Any) -> str:
+def _too_large(raw: bytes, metadata: Any, columns: Sequence[str]) -> str:
     """Say why a file is not unpacked: a few bytes of Parquet can stand for any number of rows, or for one long text."""
     if metadata.num_rows > _MAX_ROWS:
         return f"{metadata.num_rows:,} rows, accepted up to {_MAX_ROWS:,}"
@@ -89,7 +93,8 @@ def _too_large(metadata: Any) -> str:
         for column in map(group.column, range(group.num_columns)):
             if column.total_uncompressed_size > _MAX_BYTES:
                 return f"a column of {column.total_uncompressed_size:,} bytes, accepted up to {_MAX_BYTES:,}"
-    return ""
+    unpacked = sum(page_sizes(io.BytesIO(raw), metadata, columns))
+    return f"pages of {unpacked:,} bytes, accepted up to {_MAX_BYTES:,}" if unpacked > _MAX_BYTES else ""
 
 
 def _plain_texts(column: Any) -> Any:

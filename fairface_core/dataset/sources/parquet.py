@@ -10,13 +10,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from fairface_core.dataset.image_finder import Location
 from fairface_core.dataset.sources.class_names import CARD, ORDERS, card_names, schema_names
 from fairface_core.dataset.sources.margins import choose_margin, margin_of
 from fairface_core.dataset.table import MAX_ROWS, Table
 from fairface_core.errors import DataError, Problems, shown
+from fairface_core.files.parquet_pages import page_sizes
 from fairface_core.files.regular import open_regular
 from fairface_core.images.places import IMAGE_COLUMNS, bytes_column, in_parquet
 
@@ -30,6 +31,8 @@ _SPLITS = {"train": ("train",), "val": ("validation", "val")}
 # train-00000-of-00002.parquet, the same with the hash that older uploads append, train.parquet
 _SHARD = re.compile(r"(train|validation|val)(?:-(\d+)-of-(\d+)(?:-[0-9a-f]+)?|-(\d+))?\.parquet")
 _NUMBERED = re.compile(r"(\d+)\.parquet")
+# Of MAX_ROWS short texts; and of one page of images, which is unpacked as a whole (writers make pages of 1 MiB).
+_MAX_TEXT_BYTES, _MAX_PAGE_BYTES = 2**29, 2**29
 _POINTER = b"version https://git-lfs"
 LABELS = ("age", "gender", "race", "service_test")
 
@@ -190,12 +193,12 @@ class _Shard:
                     raise DataError("is a Git LFS pointer, not the file; fetch it with `git lfs pull`")
                 source.seek(0)
                 with pq.ParquetFile(source) as file:
-                    self._read(file, data)
+                    self._read(source, file, data)
         except (OSError, ValueError) as error:  # pyarrow's own are children of these
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise DataError(f"is no whole Parquet file ({reason}); download it again") from None
 
-    def _read(self, file: pq.ParquetFile, data: ParquetData) -> None:
+    def _read(self, source: BinaryIO, file: pq.ParquetFile, data: ParquetData) -> None:
         schema = file.schema_arrow
         self.columns = {name.casefold(): name for name in schema.names}
         self.num_rows = file.metadata.num_rows
@@ -213,7 +216,14 @@ class _Shard:
         present = [self.columns[role] for role in LABELS if role in self.columns]
         struct, _, inner = image.partition(".")
         has_path = bool(inner) and schema.field(struct).type.get_field_index("path") >= 0
-        table = file.read(columns=[*present, *([f"{struct}.path"] if has_path else [])])
+        asked = [*present, *([f"{struct}.path"] if has_path else [])]
+        if sum(page_sizes(source, file.metadata, asked)) > _MAX_TEXT_BYTES:
+            raise DataError(f"has labels and names of more than {_MAX_TEXT_BYTES // 2**20} MiB")
+        if max(page_sizes(source, file.metadata, [image]), default=0) > _MAX_PAGE_BYTES:
+            raise DataError(
+                f"has pages of images of more than {_MAX_PAGE_BYTES // 2**20} MiB; write it with smaller pages"
+            )
+        table = file.read(columns=asked)
         names = schema_names(schema)
         config_name = margin_of(data.folder.name) or data.folder.name
         self.class_names: dict[str, list[str]] = {}
