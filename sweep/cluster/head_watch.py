@@ -1,12 +1,16 @@
-"""Notices that the head of a joined cluster is gone, while Ray still waits for it.
+"""Notices that the head of a joined cluster is gone, or silent, while Ray still waits for it.
 
 Trap of Ray 2.60 (tests/faults/test_clusters.py): a call to a head that is gone blocks the driver's thread for a minute,
 whatever timeout it was given; then the process is aborted from C++, with no `finally` run and no word to the user. So a
 thread of our own knocks at the head's port and ends the driver in order, without another call into Ray.
+
+A head that hangs (stopped, swapped out, a machine that freezes) is worse: its kernel still takes connections, some
+hundred of them, and Ray waits without end. So a knock is only answered by bytes: gRPC greets whoever connects.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
@@ -17,7 +21,7 @@ from types import TracebackType
 EVERY_S = 2.0
 # Nothing listens there: its process is gone. Longer than a head that is restarted on the spot may need.
 REFUSED_S = 10.0
-# No answer at all: the machine or the network is gone.
+# No answer at all: the machine or the network is gone, or the head hangs. Far longer than a head at work needs.
 SILENT_S = 30.0
 # RFC 9113, 3.4 and 6.5: both sides begin with a frame of settings, the client's after a preface; 4 is the frame's type.
 _SETTINGS = b"\x04"
@@ -25,9 +29,15 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + bytes(5
 
 
 def knock(address: str, *, timeout_s: float) -> None:
-    """Raise OSError if nothing answers at HOST:PORT, ValueError or OverflowError if it is no address."""
+    """Raise OSError if nothing answers at HOST:PORT, ValueError or OverflowError if it is no address.
+
+    Any answer will do, also a connection that is closed: under TLS the preface is none.
+    """
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    there = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
+    with there, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        there.sendall(_PREFACE)
+        there.recv(1)
 
 
 def greets(address: str, *, timeout_s: float) -> bool:

@@ -292,7 +292,7 @@ class _Session:
 
         def lost(reason: str) -> None:
             error = FairfaceError(
-                f"the head of the cluster at {cluster.address} is gone ({reason}); when a cluster is up again, or on "
+                f"the head of the cluster at {cluster.address} is gone or does not answer ({reason}); when a cluster is up again, or on "
                 f"this machine with --address local, go on with --resume --name {self._name}"
             )
             # The driver's thread may hang inside Ray: this is all that is still said and written.

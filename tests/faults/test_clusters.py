@@ -28,16 +28,16 @@ from ray.cluster_utils import Cluster
 quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 1, "include_dashboard": False, "_system_config": quick})
-cpus = int(sys.argv[1])
-for _ in range(2):
-    cluster.add_node(num_cpus=cpus)
+size = {"num_cpus": int(sys.argv[1]), "num_gpus": int(sys.argv[2])}
+for _ in range(int(sys.argv[3])):
+    cluster.add_node(**size)
 cluster.wait_for_nodes()
 head, *workers = cluster.list_all_nodes()
 def pids(node):
     return [one.process.pid for kind in ("raylet", "gcs_server") for one in node.all_processes.get(kind, [])]
 print(json.dumps({"address": cluster.address, "head": pids(head), "workers": [pids(one)[0] for one in workers]}), flush=True)
-for _ in sys.stdin:
-    cluster.add_node(num_cpus=cpus)
+for line in sys.stdin:
+    cluster.add_node(**size, **json.loads(line))
 cluster.shutdown()
 """
 
@@ -65,19 +65,20 @@ class Nodes:
             time.sleep(0.02)
         raise AssertionError("no worker node trained anything")
 
-    def add_worker_node(self) -> None:
-        print("one more", file=self.wishes, flush=True)
+    def add_worker_node(self, **arguments: str) -> None:
+        print(json.dumps(arguments), file=self.wishes, flush=True)
 
-    def kill_head(self) -> None:
+    def signal_head(self, number: int) -> None:
         for pid in self.head:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
 
 
 @contextlib.contextmanager
-def three_nodes(*, worker_cpus: int = 1) -> Iterator[Nodes]:
-    """Start three raylets, the head with one CPU."""
+def three_nodes(*, worker_cpus: int = 1, worker_gpus: int = 0, num_workers: int = 2) -> Iterator[Nodes]:
+    """Start three raylets, the head with one CPU. Ray gives away GPUs that are not there; the fake fit uses none."""
+    size = [str(number) for number in (worker_cpus, worker_gpus, num_workers)]
     process = subprocess.Popen(
-        [sys.executable, "-c", NODES, str(worker_cpus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", NODES, *size], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, env={**clean(), "PYTHONPATH": PATH}, start_new_session=True,
     )  # fmt: skip
     family = []
@@ -150,7 +151,7 @@ def test_a_lost_head_ends_the_driver_and_the_sweep_is_resumed(undisturbed_fake: 
         sweep.start("--address", nodes.address, **clean())
         assert sweep.until_each_has(1)
         family = sweep.family()
-        nodes.kill_head()
+        nodes.signal_head(signal.SIGKILL)
         began = time.monotonic()
         code, text = sweep.finish(timeout_s=90)
         print(f"\nfault 3: the driver ended with {code} {time.monotonic() - began:.0f} s after the head")
@@ -160,4 +161,47 @@ def test_a_lost_head_ends_the_driver_and_the_sweep_is_resumed(undisturbed_fake: 
     sweep.orders(begins="begins", order="order")
     code, text = sweep.go("--resume")
     assert code == 0, text
+    assert_equal(sweep, undisturbed_fake)
+
+
+def test_a_silent_head_ends_the_driver_within_a_minute(undisturbed_fake: Sweep, tmp_path: Path) -> None:
+    """Fault 3: its processes are stopped, its kernel still takes connections."""
+    sweep = Sweep(tmp_path / "s", fake=FAKE, **SPACE)
+    with three_nodes() as nodes, ended(sweep):
+        sweep.start("--address", nodes.address, **clean())
+        assert sweep.until_each_has(1)
+        family = sweep.family()
+        nodes.signal_head(signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            code, text = sweep.finish(timeout_s=60)
+        finally:
+            nodes.signal_head(signal.SIGKILL)
+        print(f"\nfault 3: the driver ended with {code} {time.monotonic() - began:.0f} s after the head fell silent")
+        assert code == 1, text
+        assert "is gone or does not answer (timed out); when a cluster is up again" in text
+        assert "Traceback" not in text
+        assert leftovers(family) == []
+    sweep.orders(begins="begins", order="order")
+    code, text = sweep.go("--resume")
+    assert code == 0, text
+    assert_equal(sweep, undisturbed_fake)
+
+
+def test_a_gpu_node_comes_back_under_another_address(undisturbed_fake: Sweep, tmp_path: Path) -> None:
+    """Fault 3, as on spot machines: the only node with a GPU is lost, and another one joins."""
+    sweep = Sweep(tmp_path / "s", fake=FAKE, resources={"cpu": 1, "gpu": 1}, **SPACE)
+    with three_nodes(worker_gpus=1, num_workers=1) as nodes, ended(sweep):
+        sweep.start("--address", nodes.address, **clean())
+        assert sweep.until(sweep.started)
+        victim = nodes.kill_worker_node_with_a_trial(sweep)
+        before = sweep.epochs()[victim]
+        assert sweep.until(lambda: "no machine of the cluster has 1 CPU and 1 GPU" in sweep.output())
+        sweep.orders(**{**FAKE, "epoch_s": 0.2})
+        nodes.add_worker_node(node_ip_address="127.0.0.2")
+        code, text = sweep.finish(timeout_s=120)
+    assert code == 0, text
+    assert "Traceback" not in text
+    begun = [int(epoch) for name, epoch in sweep.journal("begins") if name == victim]
+    assert len([epoch for epoch in begun if epoch <= before]) == before, "it went on from its own state"
     assert_equal(sweep, undisturbed_fake)
