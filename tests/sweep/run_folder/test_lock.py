@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fairface_core.errors import ConfigError
+from fairface_core.errors import ConfigError, StorageError
 from fairface_core.files.folder import Folder, open_folder
 from sweep.run_folder import lock
 from sweep.run_folder.lock import LOCK_FILE, OWNER_FILE, locked
@@ -108,3 +108,29 @@ def test_a_damaged_owner_file_keeps_nobody_out(tmp_path: Path) -> None:
     store.write(OWNER_FILE, b'{"pid": ')
     with locked(store):
         assert json.loads(store.read(OWNER_FILE))["pid"] == os.getpid()
+
+
+def test_a_driver_that_was_taken_over_ends(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run"))
+    with locked(store) as held:
+        store.write(OWNER_FILE, json.dumps(owner(host="another", pid=77)).encode())
+        held.renew()
+        held._renewed -= 2 * lock.RENEW_S
+        with pytest.raises(ConfigError, match="another driver is at work on this run \\(process 77 on another"):
+            held.renew()
+    assert json.loads(store.read(OWNER_FILE))["pid"] == 77, "the other's file stays"
+
+
+def test_a_renewal_that_fails_is_made_up_for_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "run"))
+
+    def fails(name: str, payload: object) -> None:
+        raise StorageError("away")
+
+    with locked(store) as held:
+        before = json.loads(store.read(OWNER_FILE))["renewed"]
+        for write in (fails, Store.write.__get__(store)):
+            monkeypatch.setattr(store, "write", write)
+            held._renewed -= 2 * lock.RENEW_S
+            held.renew()
+        assert json.loads(store.read(OWNER_FILE))["renewed"] > before
