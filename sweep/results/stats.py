@@ -244,35 +244,8 @@ def compare_all(
     ]
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p-values, float64, in the given order, along the last axis.
-
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below the one before it or above 1.
-    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. Statist. 6, 1979. SciPy has
-    only the false discovery rate, which promises less.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, axis=-1, kind="stable")
-    scaled = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0), axis=-1)
-    return adjusted
-
-
-def equal_p_value(spread: Spread, difference: float | np.ndarray, margin: float) -> np.ndarray:
-    """Return the p-value of a difference of at least `margin`, either way; small: equal for practical purposes.
-
-    The larger of the p-values of two one-sided tests, of -margin and of +margin: below 0.05 exactly where the 90 %
-    interval lies within the margins. Source: Schuirmann, "A comparison of the two one-sided tests procedure and the power
-    approach for assessing the equivalence of average bioavailability", J. Pharmacokinet. Biopharm. 15, 1987.
-    """
-    room = margin - np.abs(difference)
-    one_sided = spread.p_value(np.abs(room)) / 2
-    return np.where(room > 0, one_sided, 1 - one_sided)
-
-
 def _private(covariance: np.ndarray) -> float:
-    """Return the variance of one seed's own errors on these images, from the `image_covariance` of a configuration."""
+    """Step 2: return the variance of one seed's own errors on these images, from the `image_covariance` of a configuration."""
     n = len(covariance)
     if n == 1:
         return 0.0
@@ -280,7 +253,7 @@ def _private(covariance: np.ndarray) -> float:
 
 
 def _seed_variance(groups: Sequence[Sequence[float] | np.ndarray], private: Sequence[float]) -> SeedVariance:
-    """Return the variances between the seeds of all groups; the first ones' private errors are known."""
+    """Step 2: return the variances between the seeds of all groups; the first ones' private errors are known."""
     own = [np.var(scores, ddof=1) if len(scores) > 1 else np.nan for scores in groups]
     least = np.zeros(len(groups))
     least[: len(private)] = private
@@ -290,7 +263,7 @@ def _seed_variance(groups: Sequence[Sequence[float] | np.ndarray], private: Sequ
 def _spread(
     groups: Sequence[np.ndarray], covariance: np.ndarray, variance: SeedVariance, which: Sequence[int]
 ) -> Spread:
-    """Return the spread of mean(groups[0]), or of mean(groups[0]) - mean(groups[1]).
+    """Step 3: return the spread of mean(groups[0]), or of mean(groups[0]) - mean(groups[1]).
 
     Args:
         groups: The seeds' scores of one or two configurations.
@@ -312,6 +285,7 @@ def _spread(
 def _comparison(
     names: tuple[str, str], difference: float, spread: Spread, margin: float, num_images: int, level: float
 ) -> Comparison:
+    """Step 3: return the comparison of one pair, not yet corrected for the others."""
     # A level below 0.05 is a p-value that much larger: Holm's correction then weighs all pairs alike.
     larger = (1 - CONFIDENCE) / level
     half, p_value = float(spread.half_width(level)), min(larger * float(spread.p_value(abs(difference))), 1.0)
@@ -334,3 +308,30 @@ def _comparison(
         spread=spread,
         level=level,
     )
+
+
+def equal_p_value(spread: Spread, difference: float | np.ndarray, margin: float) -> np.ndarray:
+    """Step 3: return the p-value of a difference of at least `margin`, either way; small: equal for practical purposes.
+
+    The larger of the p-values of two one-sided tests, of -margin and of +margin: below 0.05 exactly where the 90 %
+    interval lies within the margins. Source: Schuirmann, "A comparison of the two one-sided tests procedure and the power
+    approach for assessing the equivalence of average bioavailability", J. Pharmacokinet. Biopharm. 15, 1987.
+    """
+    room = margin - np.abs(difference)
+    one_sided = spread.p_value(np.abs(room)) / 2
+    return np.where(room > 0, one_sided, 1 - one_sided)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Step 4: return Holm's adjusted p-values, float64, in the given order, along the last axis.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below the one before it or above 1.
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. Statist. 6, 1979. SciPy has
+    only the false discovery rate, which promises less.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, axis=-1, kind="stable")
+    scaled = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0), axis=-1)
+    return adjusted
