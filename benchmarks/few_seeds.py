@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import Row
-from sweep.results.borrow import MAX_BORROWED, SeedVariance, Spread, moderate
+from sweep.results.borrow import MAX_BORROWED, SINGLE_LENDER, SeedVariance, Spread, moderate
 from sweep.results.planning import smallest_gap
 from sweep.results.stats import equal_p_value, holm
 from sweep.space.spec import EQUAL_WITHIN
@@ -199,7 +199,8 @@ def power() -> Iterator[tuple[Case, float | None]]:
 
 def detectable_gap(seeds: int, k: int) -> float:
     """Return the gap that the planning calls visible with 80 % power, from the true variances."""
-    df = np.full(2, seeds - 1 + min((seeds - 1) * (k - 1), MAX_BORROWED))
+    lent = (seeds - 1) * (k - 1) * (SINGLE_LENDER if k == 2 else 1.0)
+    df = np.full(2, seeds - 1 + min(lent, MAX_BORROWED))
     variance, private = np.full(2, EQUAL_DEVIATION**2), np.full(2, PRIVATE**2)
     images = np.array(2 * OF_CONFIGURATION**2)
     return smallest_gap(Spread(images, private, variance, variance, df, np.full(2, seeds)), k * (k - 1) // 2)

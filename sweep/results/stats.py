@@ -17,7 +17,7 @@ or the other prevails (benchmarks/results). Instead, the two are estimated apart
 4. Many pairs (`holm`): the p-values of one table are corrected, and so are those of being equal for practical
    purposes; from what is left follow the verdicts and the ranks that the data allow.
 
-One seed shows no luck, and what others would lend does not cover it: 68 % where its own luck is three times theirs.
+One seed shows no luck, and what others would lend does not cover it: 66 % where its own luck is three times theirs.
 Its interval speaks of the trained model at hand, and says so; and the verdict on a pair is never that one configuration is
 better, because copies of one recipe would be called different in 18 % of cases (benchmarks/results, luck 0.006).
 
