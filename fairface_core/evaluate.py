@@ -135,13 +135,16 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     from fairface_core.dataset.prepare import prepare_data
     from fairface_core.machine.device import choose_amp_dtype, choose_device, choose_memory_format
     from fairface_core.model.network import AgeGenderModel, load_weights
-    from fairface_core.prediction.scored import further_facts, loss_weights
+    from fairface_core.model.objective import loss_weights
+    from fairface_core.prediction.scored import further_facts
     from fairface_core.scoring.metrics import split_metrics
     from fairface_core.training.inference import checkpoint_batch_size, predict
     from fairface_core.trial.writing import scored_details
 
     image_size = input_size(config.backbone, config.image_size)
-    model = AgeGenderModel(config.backbone, image_size, config.dropout, normalization=checkpoint.normalization)
+    model = AgeGenderModel(
+        config.backbone, image_size, config.dropout, age_loss=config.age_loss, normalization=checkpoint.normalization
+    )
     load_weights(model, checkpoint.model, where=where)
     with progress_bar("decoding images") as progress:
         data = prepare_data(config, progress=progress)
@@ -162,7 +165,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     metrics = split_metrics(
         logits,
         split.rows,
-        class_weights=loss_weights(data.train.rows),
+        class_weights=loss_weights(config, data.train.rows.age, data.train.rows.gender),
         age_loss_weight=config.age_loss_weight,
         batch_size=config.batch_size,
     )

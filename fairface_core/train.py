@@ -37,7 +37,8 @@ def _train(config: TrainConfig) -> int:
         data = prepare_data(config, progress=progress)
     go_on_without_stdout()
     counts = ", ".join(f"{name} {count:,}" for name, count in data.counts["rows"].items())
-    scored_by = "; ".join(filter(None, [f"protocol {config.protocol}", skips(data.counts)]))
+    averaged = "the weights' moving average" if config.ema_decay else ""
+    scored_by = "; ".join(filter(None, [f"protocol {config.protocol}", averaged, skips(data.counts)]))
     print(f"{config.backbone}: {counts}; {scored_by}; outputs in {config.out_dir}", flush=True)
 
     def show(epoch: EpochReport) -> None:

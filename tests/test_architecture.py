@@ -285,7 +285,7 @@ def test_the_sweep_knows_no_hyperparameter_by_name(path: Path) -> None:
 def test_every_config_field_is_described() -> None:
     for name, field in TrainConfig.model_fields.items():
         assert field.description, name
-        assert set(field.json_schema_extra) == {"tunable", "identity", "data"}, name
+        assert set(field.json_schema_extra) == {"tunable", "identity", "data", "added"}, name
 
 
 def test_adding_a_backbone_is_one_entry() -> None:

@@ -39,6 +39,7 @@ def config_of(member: Member, backbone: str, dropout: float, kind: Kind, facts: 
         "backbone": backbone,
         "image_size": member.image_size,
         "dropout": dropout,
+        "age_loss": member.network.age_loss,
         "labels": {"age": list(AGE_GROUPS), "gender": list(GENDERS)},
         "preprocessing": {
             "size_px": side,

@@ -56,8 +56,9 @@ def _open_safetensors(path: Path, kind: Kind) -> Runtime:
     config = json.loads((path.parent / CONFIG).read_text())
     mean, std = (tuple(config["preprocessing"][key]) for key in Normalization._fields)
     network = AgeGenderModel(
-        config["backbone"], config["image_size"], config["dropout"], normalization=Normalization(mean, std)
-    )
+        config["backbone"], config["image_size"], config["dropout"], age_loss=config["age_loss"],
+        normalization=Normalization(mean, std),
+    )  # fmt: skip
     network.load_state_dict(load_file(path))
     return run_graph(Graph(network, config["image_size"], config["preprocessing"]["size_px"], kind).eval())
 

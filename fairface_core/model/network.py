@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fairface_core.backbones import IMAGENET, TIMM, Normalization, input_size, spec_of
 from fairface_core.errors import CheckpointError, WeightsError, one_line
 from fairface_core.labels import AGE_GROUPS, GENDERS
+from fairface_core.model.age_losses import class_layer
 from fairface_core.model.foreign import read_weights
 from fairface_core.model.weights import ensure_weights, named_file
 from fairface_core.timm_models import adapted
@@ -26,9 +27,11 @@ class AgeGenderModel(nn.Module):
     State-dict prefixes are `feature_extractor.`, `head_age.` and `head_gender.`: a contract with checkpoints that
     are already in use. Images come normalized by ImageNet's mean and deviation, whatever the backbone: one that was
     trained with others (`spec_of(...).normalization`) gets them converted here, in float32, so that every path that
-    prepares images is the same one.
+    prepares images is the same one. The age head gives class logits whatever the loss: what `coral` and `corn` learn its
+    last layer turns into log-probabilities (age_losses.py).
 
     Attributes:
+        age_loss: What the age head is made for.
         normalization: What the backbone sees its images normalized by.
     """
 
@@ -36,7 +39,13 @@ class AgeGenderModel(nn.Module):
     input_shift: Tensor | None
 
     def __init__(
-        self, backbone: str, image_size: int, dropout: float, *, normalization: Normalization | None = None
+        self,
+        backbone: str,
+        image_size: int,
+        dropout: float,
+        *,
+        age_loss: str = "cross_entropy",
+        normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
         spec = spec_of(backbone)
@@ -45,7 +54,11 @@ class AgeGenderModel(nn.Module):
         self.register_buffer("input_scale", scale, persistent=False)
         self.register_buffer("input_shift", shift, persistent=False)
         self.feature_extractor = spec.build(image_size)
-        self.head_age = _head(spec.feature_dim, 512, len(AGE_GROUPS), dropout)
+        self.age_loss = age_loss
+        to_classes = class_layer(age_loss)
+        self.head_age = _head(spec.feature_dim, 512, to_classes.inputs if to_classes else len(AGE_GROUPS), dropout)
+        if to_classes:
+            self.head_age.append(to_classes)
         self.head_gender = _head(spec.feature_dim, 256, len(GENDERS), dropout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +90,13 @@ def _head(features: int, hidden: int, classes: int, dropout: float) -> nn.Sequen
 
 
 def build_model(
-    backbone: str, *, image_size: int | None, dropout: float, weights: str, weights_map: str | None = None
+    backbone: str,
+    *,
+    image_size: int | None,
+    dropout: float,
+    weights: str,
+    weights_map: str | None = None,
+    age_loss: str = "cross_entropy",
 ) -> AgeGenderModel:
     """Build the model and load the backbone's starting weights.
 
@@ -86,7 +105,7 @@ def build_model(
     Raises:
         WeightsError: If the weights are absent, damaged or of another network.
     """
-    model = AgeGenderModel(backbone, input_size(backbone, image_size), dropout)
+    model = AgeGenderModel(backbone, input_size(backbone, image_size), dropout, age_loss=age_loss)
     path = ensure_weights(backbone, weights)
     if path is not None:
         is_file = weights != "imagenet"

@@ -71,6 +71,7 @@ def load_member(path: Path, device: torch.device) -> Member:
         "image_size",
         "cache_px",
         "dropout",
+        "age_loss",
         "batch_size",
         "channels_last",
         "no_amp",
@@ -84,7 +85,9 @@ def load_member(path: Path, device: torch.device) -> Member:
     from fairface_core.backbones import input_size
 
     image_size = input_size(config.backbone, config.image_size)
-    network = AgeGenderModel(config.backbone, image_size, config.dropout, normalization=checkpoint.normalization)
+    network = AgeGenderModel(
+        config.backbone, image_size, config.dropout, age_loss=config.age_loss, normalization=checkpoint.normalization
+    )
     load_weights(network, checkpoint.model, where=where)
     memory_format = choose_memory_format(config)
     network.to(device).to(memory_format=memory_format)

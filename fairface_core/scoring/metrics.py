@@ -113,7 +113,7 @@ def split_metrics(
     age_loss_weight: float,
     batch_size: int,
 ) -> dict[str, float]:
-    """Return `loss, age_acc, age_f1m, gen_acc, gen_f1m, mean_f1` of one split.
+    """Return `loss, age_acc, age_f1m, gen_acc, gen_f1m, mean_f1, age_mae_groups, age_within_one_acc` of one split.
 
     Args:
         logits: Of N >= 1 images.
@@ -125,7 +125,9 @@ def split_metrics(
             the value depends a little on the chunks. All other metrics do not.
 
     Returns:
-        Plain floats. `mean_f1 = (age_f1m + gen_f1m) / 2` is what a sweep selects by, on the validation split.
+        Plain floats. `mean_f1 = (age_f1m + gen_f1m) / 2` is what a sweep selects by, on the validation split. Age groups are
+        ordered: `age_mae_groups` is the mean distance of the answer from the truth, in groups, `age_within_one_acc` the share
+        of answers at most one group off. The loss is the cross-entropy of the classes whatever the training's loss was.
         The loss of logits that are not finite is not finite.
     """
     rows = len(truth.age)
@@ -136,7 +138,9 @@ def split_metrics(
     joint = age_loss_weight * _cross_entropy(logits.age, truth.age, age_weights, starts) + (
         1.0 - age_loss_weight
     ) * _cross_entropy(logits.gender, truth.gender, gender_weights, starts)
-    age_table = confusion(logits.age.argmax(axis=1), truth.age, len(AGE_GROUPS))
+    age_pred = logits.age.argmax(axis=1)
+    age_table = confusion(age_pred, truth.age, len(AGE_GROUPS))
+    distance = np.abs(age_pred - truth.age)
     gender_table = confusion(logits.gender.argmax(axis=1), truth.gender, len(GENDERS))
     age_f1m, gen_f1m = macro_f1(age_table), macro_f1(gender_table)
     return {
@@ -146,6 +150,8 @@ def split_metrics(
         "gen_acc": float(np.trace(gender_table) / rows),
         "gen_f1m": gen_f1m,
         "mean_f1": (age_f1m + gen_f1m) / 2,
+        "age_mae_groups": float(distance.mean()),
+        "age_within_one_acc": float((distance <= 1).mean()),
     }
 
 

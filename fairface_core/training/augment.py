@@ -75,7 +75,9 @@ class AugmentParams:
         return AugmentParams(self.size_px, self.box[index], self.flip[index], self.order[index], self.factor[index])
 
 
-def draw_params(batch: int, size_px: int, generator: torch.Generator) -> AugmentParams:
+def draw_params(
+    batch: int, size_px: int, generator: torch.Generator, scale_min: float = SCALE[0], jitter_strength: float = 1.0
+) -> AugmentParams:
     """Draw the transforms of a batch: the distributions of torchvision's own `get_params`, for each image.
 
     Image after image takes the same count of random numbers, so two half batches draw what one whole batch draws.
@@ -84,30 +86,44 @@ def draw_params(batch: int, size_px: int, generator: torch.Generator) -> Augment
         batch: Number of images, B.
         size_px: The square input: boxes are drawn on this grid, as the original did after its Resize.
         generator: A CPU generator; it decides everything.
+        scale_min: Least share of the image's area in a crop.
+        jitter_strength: Multiple of `JITTER`.
     """
     uniform = torch.rand(batch, 2 * _TRIES + 11, dtype=torch.float64, generator=generator)
-    area = size_px * size_px * (SCALE[0] + (SCALE[1] - SCALE[0]) * uniform[:, :_TRIES])
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
-    ratio = torch.exp(low + (high - low) * uniform[:, _TRIES : 2 * _TRIES])
-    width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    rest = uniform[:, 2 * _TRIES + 2 :]
+    spread = torch.tensor(JITTER, dtype=torch.float64) * jitter_strength
+    center = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    return AugmentParams(
+        size_px=size_px,
+        box=draw_boxes(uniform[:, : 2 * _TRIES + 2], size_px, (scale_min, SCALE[1]), RATIO),
+        flip=rest[:, 0] < 0.5,
+        order=rest[:, 1:5].argsort(dim=1),
+        factor=(center + spread * (2 * rest[:, 5:9] - 1)).float(),
+    )
+
+
+def draw_boxes(uniform: Tensor, size_px: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
+    """Return rectangles of random area and shape at random places: int64 [B, 4], top, left, height, width.
+
+    Args:
+        uniform: float64 [B, 22] in [0, 1): ten tries of an area, ten of a shape, and the place. The first try that fits is
+            taken; the whole image, as torchvision's RandomResizedCrop does (its ratio, 1, is allowed), if none does.
+        size_px: Side of the square that they lie in.
+        scale: Smallest and largest share of its area.
+        ratio: Smallest and largest width by height.
+    """
+    area = size_px * size_px * (scale[0] + (scale[1] - scale[0]) * uniform[:, :_TRIES])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    ratios = torch.exp(low + (high - low) * uniform[:, _TRIES : 2 * _TRIES])
+    width, height = (area * ratios).sqrt().round(), (area / ratios).sqrt().round()
     fits = (width > 0) & (width <= size_px) & (height > 0) & (height <= size_px)
-    # The first try that fits; the whole image, as in torchvision, if none does (its ratio, 1, is allowed).
     first = fits.int().argmax(dim=1, keepdim=True)
     fits_at_all = fits.any(dim=1)
     width = torch.where(fits_at_all, width.gather(1, first)[:, 0], size_px)
     height = torch.where(fits_at_all, height.gather(1, first)[:, 0], size_px)
-    rest = uniform[:, 2 * _TRIES :]
-    top = (rest[:, 0] * (size_px - height + 1)).floor()
-    left = (rest[:, 1] * (size_px - width + 1)).floor()
-    spread = torch.tensor(JITTER, dtype=torch.float64)
-    center = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-    return AugmentParams(
-        size_px=size_px,
-        box=torch.stack([top, left, height, width], dim=1).long(),
-        flip=rest[:, 2] < 0.5,
-        order=rest[:, 3:7].argsort(dim=1),
-        factor=(center + spread * (2 * rest[:, 7:11] - 1)).float(),
-    )
+    top = (uniform[:, 2 * _TRIES] * (size_px - height + 1)).floor()
+    left = (uniform[:, 2 * _TRIES + 1] * (size_px - width + 1)).floor()
+    return torch.stack([top, left, height, width], dim=1).long()
 
 
 def augment(

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fairface_core.dataset.prepare import Split
 from fairface_core.images.cache import ImageCache
-from fairface_core.training.seeding import epoch_order
+from fairface_core.labels import GENDERS
+from fairface_core.training.seeding import balanced_order, epoch_order
 
 # Batches on their way beyond the one in use.
 _AHEAD = 2
@@ -43,9 +44,16 @@ class Batch(NamedTuple):
 
 
 def train_batches(
-    cache: ImageCache, split: Split, *, batch_size: int, seed: int, epoch: int, device: torch.device | str
+    cache: ImageCache,
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    device: torch.device | str,
+    balanced: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Yield every image once, in the order of this epoch.
+    """Yield every image once, in the order of this epoch; or as many images, all classes alike often.
 
     The last batch may be smaller, as in the original. A last batch of one image joins the one before it: batch
     normalization cannot take the variance of one.
@@ -57,9 +65,14 @@ def train_batches(
         seed: With `epoch`, decides the order.
         epoch: Counted from any number.
         device: Where the batches shall be.
+        balanced: Whether every pair of age group and gender is drawn alike often.
     """
     bounds = parts(len(split), batch_size, join_single=True)
-    return _batches(cache, split, epoch_order(len(split), seed=seed, epoch=epoch), bounds, device)
+    if balanced:
+        order = balanced_order(split.rows.age * len(GENDERS) + split.rows.gender, seed=seed, epoch=epoch)
+    else:
+        order = epoch_order(len(split), seed=seed, epoch=epoch)
+    return _batches(cache, split, order, bounds, device)
 
 
 def eval_batches(

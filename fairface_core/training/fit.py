@@ -27,6 +27,7 @@ from fairface_core.machine.device import (
 )
 from fairface_core.machine.provenance import provenance
 from fairface_core.machine.pulse import beat
+from fairface_core.model.adjust import adjust
 from fairface_core.model.network import build_model, num_params
 from fairface_core.model.objective import Objective
 from fairface_core.model.weights import ensure_weights, file_digest
@@ -35,7 +36,10 @@ from fairface_core.training.augment import augment, draw_params
 from fairface_core.training.batches import parts, train_batches
 from fairface_core.training.checks import check_config
 from fairface_core.training.inference import eval_batch_size, predict
+from fairface_core.training.mixing import erase_, make_mixing
+from fairface_core.training.schedule import epoch_lr, warmup_share
 from fairface_core.training.seeding import derived_seed
+from fairface_core.training.updates import Updates, freeze_backbone, scored_weights
 from fairface_core.trial.epoch_writer import EpochWriter
 from fairface_core.trial.recorder import Recorder
 from fairface_core.trial.reports import EpochReport, TrialReport
@@ -87,11 +91,6 @@ def fit(
         return recorder.trial_report()
 
 
-def cosine_lr(peak: float, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch, counted from 1: cosine annealing over the full budget."""
-    return 0.5 * peak * (1.0 + math.cos(math.pi * (epoch - 1) / epochs))
-
-
 @contextlib.contextmanager
 def exclusive(folder: Folder) -> Iterator[None]:
     """Keep a second process out of the folder, such as the orphan of a driver that was killed."""
@@ -122,20 +121,17 @@ class Run:
         self.memory_format = choose_memory_format(config)
         torch.manual_seed(derived_seed(config.seed, 0, "initialization"))
         self.model = build_model(
-            config.backbone,
-            image_size=config.image_size,
-            dropout=config.dropout,
-            weights=config.weights,
-            weights_map=config.weights_map,
-        ).to(device)
+            config.backbone, image_size=config.image_size, dropout=config.dropout, weights=config.weights,
+            weights_map=config.weights_map, age_loss=config.age_loss,
+        ).to(device)  # fmt: skip
+        adjust(self.model.feature_extractor, drop_path=config.drop_path, norm_momentum=config.norm_momentum)
         self.model.to(memory_format=self.memory_format)
         self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=device.type != "mps"
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
-        train = data.train.rows
-        self.objective = Objective.from_labels(train.age, train.gender, config.age_loss_weight, device)
+        self.updates = Updates(config, self.model, device, scaled=self.amp_dtype == torch.float16)
+        # What is scored, selected by and saved as best.pt.
+        self.scored: nn.Module = self.network if self.updates.averaged is None else self.updates.averaged
+        self.mixing = make_mixing(config)
+        self.objective = Objective.of(config, data.train.rows.age, data.train.rows.gender, device)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the tensors of a saved state.
@@ -145,10 +141,7 @@ class Run:
         """
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            # A state that was written without a scaler, in bf16 on another GPU, leaves a fresh one as it is.
-            if state["scaler"]:
-                self.scaler.load_state_dict(state["scaler"])
+            self.updates.restore(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.config.out_dir}: state.pt does not fit this model; delete the folder to train it anew"
@@ -156,16 +149,12 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Return a copy, in host memory, of the tensors to save. Generators need no saving: each epoch derives its own."""
-        return {
-            "model": _copied(self.model.state_dict()),
-            "optimizer": _copied(self.optimizer.state_dict()),
-            "scaler": self.scaler.state_dict(),
-        }
+        return {"model": _copied(self.model.state_dict()), **_copied(self.updates.state())}
 
     def train_one_epoch(self, epoch: int) -> None:
         """Train and validate an epoch, and begin to write it; the one before it is told of on the way."""
         config, recorder = self.config, self.recorder
-        lr = cosine_lr(config.lr, epoch, config.epochs)
+        lr = epoch_lr(config, epoch)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         began, told_s = time.perf_counter(), self.writer.told_s
@@ -173,6 +162,7 @@ class Run:
         train_s = time.perf_counter() - began - (self.writer.told_s - told_s)
         began = time.perf_counter()
         logits = self.predict(self.data.val)
+        raw_mean_f1 = self._raw_mean_f1()
         eval_s = time.perf_counter() - began
         began, told_s = time.perf_counter(), self.writer.told_s
         self.writer.finish()
@@ -203,9 +193,10 @@ class Run:
             peak_reserved_gib=peak_reserved,
             write_wait_s=write_wait_s,
             val_images=len(self.data.val),
+            raw_mean_f1=raw_mean_f1,
         )
         state = self.state()
-        write_best = self._best_writer(epoch, logits, val, state["model"]) if is_best else None
+        write_best = self._best_writer(epoch, logits, val, scored_weights(state)) if is_best else None
 
         def write() -> None:
             if write_best is not None:
@@ -217,23 +208,35 @@ class Run:
     def train(self, epoch: int, lr: float) -> float:
         """Train one epoch and return its mean loss."""
         config, data = self.config, self.data
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.updates.set_lr(lr)
         # Dropout draws from the global generator, augmentation from its own, on the CPU for every device.
         torch.manual_seed(derived_seed(config.seed, epoch, "dropout"))
         generator = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "augmentation"))
+        erasing = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "erasing"))
         self.network.train()
+        if config.freeze_epochs:
+            freeze_backbone(self.model, epoch <= config.freeze_epochs)
         loss_sum = torch.zeros((), device=self.device)
         batches = train_batches(
-            data.cache, data.train, batch_size=config.batch_size, seed=config.seed, epoch=epoch, device=self.device
-        )
+            data.cache, data.train, batch_size=config.batch_size, seed=config.seed, epoch=epoch, device=self.device,
+            balanced=config.sampler == "balanced",
+        )  # fmt: skip
         seen = 0
         with contextlib.closing(batches):
             for step, batch in enumerate(batches):
-                params = draw_params(len(batch.age), self.image_size, generator)
-                images = augment(batch.images, params, self.image_size, self.memory_format)
-                loss_sum += self._step(images, batch.age, batch.gender) * len(batch.age)
                 seen += len(batch.age)
+                if epoch <= config.warmup_epochs:
+                    self.updates.set_lr(lr * warmup_share(epoch, seen / len(data.train)))
+                params = draw_params(
+                    len(batch.age), self.image_size, generator, config.crop_scale_min, config.color_jitter_strength
+                )
+                images = augment(batch.images, params, self.image_size, self.memory_format)
+                if config.random_erasing:
+                    erase_(images, config.random_erasing, erasing)
+                age, gender = batch.age, batch.gender
+                if self.mixing is not None:
+                    images, age, gender = self.mixing(images, age, gender)
+                loss_sum += self._step(images, age, gender) * len(age)
                 beat()
                 self.writer.poll()
                 if step % _STEPS_BETWEEN_CHECKS == 0:
@@ -250,11 +253,9 @@ class Run:
             with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
                 age_logits, gender_logits = self.network(piece)
             piece_loss = self.objective.loss(age_logits, gender_logits, age[start:stop], gender[start:stop], totals)
-            self.scaler.scale(piece_loss).backward()
+            self.updates.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.updates.step()
         return loss
 
     def _check_loss(self, epoch: int, loss_sum: Tensor, seen: int) -> float:
@@ -264,10 +265,16 @@ class Run:
             self.recorder.diverged(epoch, f"the training loss is {loss:.3g}")
         return loss
 
-    def predict(self, split: Split) -> Logits:
-        """Return the outputs for a split, in its order."""
+    def _raw_mean_f1(self) -> float:
+        """Score the weights that are trained on validation, where their moving average is what counts."""
+        if self.updates.averaged is None:
+            return 0.0
+        return self.score(self.predict(self.data.val, self.network), self.data.val)["mean_f1"]
+
+    def predict(self, split: Split, network: nn.Module | None = None) -> Logits:
+        """Return the outputs of the weights that are scored, or of a given network, for a split, in its order."""
         return predict(
-            self.network, self.data.cache, split, image_size=self.image_size,
+            network or self.scored, self.data.cache, split, image_size=self.image_size,
             batch_size=eval_batch_size(self.config, self.device),
             device=self.device, amp_dtype=self.amp_dtype, memory_format=self.memory_format,
         )  # fmt: skip
@@ -312,6 +319,7 @@ class Run:
             "image_size": self.image_size,
             "weights": config.weights if config.weights in ("imagenet", "none") else "file",
             "weights_sha256": file_digest(weights_path) if weights_path else None,
+            "scored_weights": "trained" if self.updates.averaged is None else "moving average",
         }
 
     def provenance(self) -> dict[str, Any]:

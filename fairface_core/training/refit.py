@@ -16,7 +16,9 @@ from fairface_core.errors import ConfigError
 from fairface_core.files.folder import open_folder, write_json
 from fairface_core.machine.device import choose_device, set_determinism
 from fairface_core.training.checks import check_config
-from fairface_core.training.fit import Run, cosine_lr, exclusive
+from fairface_core.training.fit import Run, exclusive
+from fairface_core.training.schedule import epoch_lr
+from fairface_core.training.updates import scored_weights
 from fairface_core.trial.checkpoint import REFIT_KEY, load_state, remove_states, save_best, save_state
 from fairface_core.trial.epoch_writer import EpochWriter
 from fairface_core.trial.recorder import Recorder
@@ -77,7 +79,7 @@ def refit(
             for epoch in range(done + 1, epochs + 1):
                 write_status(folder, "running", epochs_trained=epoch - 1)
                 began = time.perf_counter()
-                loss = run.train(epoch, cosine_lr(config.lr, epoch, config.epochs))
+                loss = run.train(epoch, epoch_lr(config, epoch))
                 spent += time.perf_counter() - began
                 save_state(folder, {**digests, "epoch": epoch, "train_s": spent, **run.state()})
                 if on_epoch is not None:
@@ -88,7 +90,7 @@ def refit(
         if not logits.finite:
             recorder.diverged(epochs, "the outputs on test are not finite")
         told = config_facts(config)
-        save_best(folder, run.state()["model"], {**told, REFIT_KEY: True}, epochs, alias=best_name(told))
+        save_best(folder, scored_weights(run.state()), {**told, REFIT_KEY: True}, epochs, alias=best_name(told))
         write_confusions(folder, logits, data.test)
         write_predictions(folder, {"test": (logits, data.test)})
         report = build_report(

@@ -39,6 +39,8 @@ class EpochReport:
         peak_reserved_gib: Most device memory that torch's allocator held, in use or not, GiB; 0 where it has none.
         write_wait_s: Seconds that training waited for the files of the epoch before.
         val_images: Validation images behind the scores; 0 if not known.
+        raw_mean_f1: With `ema_decay`, mean_f1 on validation of the weights themselves, else 0; all other scores are of their
+            moving average then.
     """
 
     epoch: int
@@ -60,6 +62,7 @@ class EpochReport:
     peak_reserved_gib: float = 0.0
     write_wait_s: float = 0.0
     val_images: int = 0
+    raw_mean_f1: float = 0.0
 
 
 # The columns of history.csv.
@@ -88,7 +91,7 @@ class TrialReport:
 
     @property
     def test_metrics(self) -> dict[str, float]:
-        """Return `loss, age_acc, age_f1m, gen_acc, gen_f1m, mean_f1` on the test split, of the best epoch."""
+        """Return the figures of `scoring.metrics.split_metrics` on the test split, of the best epoch."""
         return dict(self.report["test_metrics"])
 
 

@@ -24,8 +24,8 @@ from fairface_core.trial.reports import EPOCH_FIGURES
 
 EVENTS_FILE = "events.out.tfevents.curves"
 # Ray adds its own to what a trial reports (pid, done, timestamp, ...): 8 curves that say nothing.
-# What never changes within a run is no curve.
-_FIGURES = frozenset(EPOCH_FIGURES) - {"epoch", "constant_mean_f1", "val_images"}
+# What never changes within a run, or is 0 in most, is no curve.
+_FIGURES = frozenset(EPOCH_FIGURES) - {"epoch", "constant_mean_f1", "val_images", "raw_mean_f1"}
 # TensorBoard groups by what stands before the slash.
 _PREFIXES = (("train_", "train/"), ("val_", "val/"))
 _SPEED = frozenset(("train_s", "eval_s", "images_per_s", "peak_memory_gib", "peak_reserved_gib", "write_wait_s"))

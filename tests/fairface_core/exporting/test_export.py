@@ -35,10 +35,10 @@ def trial(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def untrained(path: Path, backbone: str, size: int) -> Path:
+def untrained(path: Path, backbone: str, size: int, age_loss: str = "cross_entropy") -> Path:
     """A checkpoint of fresh weights whose answers differ from image to image, and stay in the range of a trained one's."""
     torch.manual_seed(1)
-    model = AgeGenderModel(backbone, size, 0.2)
+    model = AgeGenderModel(backbone, size, 0.2, age_loss=age_loss)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None  # without statistics of its own, a fresh resnet's activations grow from layer to layer
@@ -47,7 +47,8 @@ def untrained(path: Path, backbone: str, size: int) -> Path:
         model(images)
         for head, logits in zip((model.head_age, model.head_gender), model.eval()(images), strict=True):
             head[3].weight.div_(logits.std())
-    torch.save({"model": model.state_dict(), "cfg": {"backbone": backbone, "image_size": size}, "epoch": 1}, path)
+    cfg = {"backbone": backbone, "image_size": size, "age_loss": age_loss}
+    torch.save({"model": model.state_dict(), "cfg": cfg, "epoch": 1}, path)
     return path
 
 
@@ -69,6 +70,19 @@ def test_every_backbone_goes_through_onnx_at_batch_1_7_and_64(
     assert (images.type, images.shape[1:]) == ("tensor(uint8)", [64, 64, 3])
     assert isinstance(images.shape[0], str), "the batch is free"
     assert onnx.load(tmp_path / "out/model.onnx").opset_import[0].version == formats.OPSET
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("age_loss", ["coral", "corn"])
+@pytest.mark.timeout(600)
+def test_an_ordinal_head_goes_through_every_format(
+    demo_root: Path, tmp_path: Path, age_loss: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = untrained(tmp_path / "best.pt", "mobilenet_v3_small", 64, age_loss)
+    flags = ["--to", "safetensors", "--to", "pt2", "--to", "onnx", "--half", "--int8", "--limit_train", "90"]
+    assert exported(model, demo_root, tmp_path / "out", *flags) == 0
+    assert capsys.readouterr().out.count("every answer is the model's; largest difference") == 3
+    assert json.loads((tmp_path / "out/config.json").read_text())["age_loss"] == age_loss
 
 
 @pytest.mark.parametrize("cache_px", [48, pytest.param(96, marks=pytest.mark.slow)])
