@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairface_core.backbones import IMAGENET, TIMM, Normalization, input_size, spec_of
+from fairface_core.console import tell
 from fairface_core.errors import CheckpointError, WeightsError, one_line
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.model.age_losses import class_layer
@@ -120,6 +121,11 @@ def _load_backbone(model: AgeGenderModel, backbone: str, path: Path, weights_map
     own = model.feature_extractor.state_dict()
     if backbone.startswith(TIMM):
         state = adapted(backbone.removeprefix(TIMM), model.feature_extractor, state)
+        beyond = sorted(state.keys() - own.keys())
+        if beyond and own.keys() <= state.keys():
+            # What levit and repvit have between features and classes, a norm, goes with their classifier.
+            tell(f"note: weights {one_line(str(path))}: left out {', '.join(beyond[:3])} ({len(beyond)} in all)")
+            state = {key: state[key] for key in own}
     else:
         dropped = f"{spec_of(backbone).classifier}."
         state = {key: value for key, value in state.items() if not key.startswith(dropped)}

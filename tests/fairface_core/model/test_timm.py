@@ -247,6 +247,17 @@ def test_lite0_of_another_program_is_timms_name_by_name_and_knows_a_daisy() -> N
     assert all(torch.equal(value, state[key]) for key, value in loaded.items())
 
 
+def test_what_stands_between_features_and_classes_goes_with_the_classifier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    donor = timm.create_model("levit_128s", img_size=64)
+    torch.save(donor.state_dict(), tmp_path / "levit.pth")
+    model = build_model("timm/levit_128s", image_size=64, dropout=0.2, weights=str(tmp_path / "levit.pth"))
+    loaded = model.feature_extractor.state_dict()
+    assert all(torch.equal(value, donor.state_dict()[key]) for key, value in loaded.items())
+    assert "levit.pth: left out head" in capsys.readouterr().err
+
+
 @lite0_package
 def test_a_map_that_is_missing_or_of_another_file_is_told() -> None:
     with pytest.raises(WeightsError, match=r"do not fit timm/tf_efficientnet_lite0: missing: .*unknown: "):
