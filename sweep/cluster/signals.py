@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
@@ -102,11 +103,19 @@ class StopSignals:
             return
         self._noted = number
         # Whatever the main thread waits for, such as a storage that hangs, must not keep the promise from being held.
-        last_resort = threading.Timer(_LAST_RESORT_S, end_now, [128 + number])
+        last_resort = threading.Timer(_LAST_RESORT_S, _give_up, [number])
         last_resort.daemon = True
         last_resort.start()
         if not self._deferred:
             raise Interrupted(number)
+
+
+def _give_up(number: int) -> None:
+    name = signal.Signals(number).name
+    with contextlib.suppress(OSError, ValueError):
+        print(f"stopped by {name}: Ray or the storage did not answer for {_LAST_RESORT_S:.0f} s; go on with --resume",
+              file=sys.stderr, flush=True)  # fmt: skip
+    end_now(128 + number)
 
 
 def end_now(exit_code: int) -> None:

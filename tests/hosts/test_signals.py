@@ -83,6 +83,17 @@ def test_one_that_comes_before_any_trial_is_told_too(
     assert [path for path in sorted(storage.rglob("*")) if not path.name.startswith(".")] == before
 
 
+def test_one_that_nobody_answers_ends_with_a_line() -> None:
+    code = (
+        "import os, signal, time; from sweep.cluster import signals\n"
+        "signals._LAST_RESORT_S = 0.2\n"
+        "with signals.StopSignals() as stop, stop.deferred():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 143
+    assert done.stderr == "stopped by SIGTERM: Ray or the storage did not answer for 0 s; go on with --resume\n"
+
+
 def slow_space(storage: Path, folder: Path) -> Path:
     (storage / "fake.json").write_text('{"order": "order.txt", "epoch_s": 0.5}')
     return fake_sweeps.write_space(folder, space={"backbone": {"grid": ["resnet18"]}, "seed": {"grid": [41]}})
