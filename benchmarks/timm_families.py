@@ -76,7 +76,9 @@ def row(name: str, size: int, root: Path, work: Path) -> str:
     said = _told(evaluate.main, ["--checkpoint", str(best), "--device", "cpu", "--json", *data])
     scored = json.loads(said)["test_metrics"] == whole.test_metrics
     told = _told(export.main, ["--model", str(best), "--out", str(out / "onnx"), "--to", "onnx", *data])
-    proof = next((line.rpartition(" ")[2] for line in told.splitlines() if line.startswith("model.onnx:")), told[-200:])
+    proof = next(
+        (line.rpartition(" ")[2] for line in told.splitlines() if line.startswith("model.onnx:")), told.strip()[:200]
+    )
     mean, std = spec.normalization
     return (
         f"| `{name}` | {spec.num_params / 1e6:.1f} | {spec.gmac:.2f} | {spec.image_size} | {mean[0]:.3g}, {std[0]:.3g} | {size} "

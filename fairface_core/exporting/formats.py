@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fairface_core.backbones import Normalization
-from fairface_core.errors import ConfigError
+from fairface_core.errors import ConfigError, ExportError
 from fairface_core.exporting.graph import INPUT, OUTPUTS, Graph, Kind, input_of
 from fairface_core.model.network import AgeGenderModel
 
@@ -83,9 +83,15 @@ def write_onnx(graph: Graph, path: Path) -> None:
     """Write a graph as ONNX: a dynamic batch, one file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            _program(graph), opset_version=OPSET, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
-        )
+        try:
+            program = torch.onnx.export(
+                _program(graph), opset_version=OPSET, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(
+                f"{path.name}: torch's exporter cannot write this network as ONNX ({type(error).__name__}); leave it out: "
+                "--to safetensors --to pt2"
+            ) from error
     assert program is not None
     program.save(path, external_data=False)
 
