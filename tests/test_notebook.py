@@ -37,6 +37,7 @@ def test_it_trains_shows_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = notebook.cells
     (curve,) = outputs(cells[3], PLOTLY)
     assert [len(trace["x"]) for trace in curve["data"]] == [6, 6], "each epoch was drawn"
+    assert curve["data"][1]["y"][-1] > 0.5, "gender of drawn faces is learned: 0.37 after one epoch, 0.77 after four"
     assert outputs(cells[5], PLOTLY)
     (pictures,) = outputs(cells[6], "text/html")
     assert pictures.count("<img") == 8
