@@ -149,7 +149,7 @@ def what_would_decide(board: Board, pairs: Sequence[Comparison], num_pairs: int)
         if found.images is not None:
             ways.append(f"about {_rounded(found.images):,} test images instead of {pair.num_images:,}")
         if ways:
-            said.append(f"{what}, would take {listing(ways, 'or')}.")
+            said.append(f"{what}, would take {', or '.join(ways)}.")
         else:
             most = f"{MAX_SEEDS} seeds or {MAX_IMAGES_FACTOR:g} times the test images"
             said.append(f"{what}, {most} would not do: it takes more of both.")
