@@ -79,7 +79,7 @@ def test_an_ordinal_head_goes_through_every_format(
     demo_root: Path, tmp_path: Path, age_loss: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = untrained(tmp_path / "best.pt", "mobilenet_v3_small", 64, age_loss)
-    flags = ["--to", "safetensors", "--to", "pt2", "--to", "onnx", "--half", "--int8", "--limit_train", "90"]
+    flags = ["--to", "safetensors", "--to", "pt2", "--to", "onnx", "--half", "--limit_train", "90"]
     assert exported(model, demo_root, tmp_path / "out", *flags) == 0
     assert capsys.readouterr().out.count("every answer is the model's; largest difference") == 3
     assert json.loads((tmp_path / "out/config.json").read_text())["age_loss"] == age_loss
