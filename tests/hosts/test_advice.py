@@ -91,6 +91,7 @@ def test_what_the_core_names_is_typed_at_sweep_run_too() -> None:
     # Advice for those who look at data or draw faces, and what only the doors of the core print.
     elsewhere = (
         "--out", "--from", "--resume", "--checkpoint", "--json", "--debug", "--pairs_csv", "--max-loss", "--faces", "--split",
+        "--to",
     )  # fmt: skip
     left = [
         (place, word)

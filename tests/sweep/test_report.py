@@ -347,7 +347,7 @@ def test_any_value_anywhere_gives_a_page_or_a_named_error(tmp_path: Path) -> Non
             assert path.name == "plan.json" and all("plan.json" in line for line in error.problems), (where, new)
             outcomes.append("refused")
         else:
-            assert (run / "report.html").stat().st_size > 4_000_000
+            assert (run / "report.html").stat().st_size > 1_000_000
             outcomes.append("written")
     assert outcomes.count("written") >= 30
 

@@ -14,6 +14,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 DISTRIBUTION = {
     "PIL": "pillow", "imagehash": "ImageHash", "sklearn": "scikit-learn", "yaml": "PyYAML",
     "annotated_types": "pydantic", "pydantic_core": "pydantic", "triton": "torch",
+    "dlib": "dlib-bin", "mlflow": "mlflow-skinny",
 }  # fmt: skip
 # They show, check, lock or serialize; no number of a result passes through them.
 MOVES_NO_NUMBER = {"ImageHash", "PyYAML", "filelock", "jinja2", "markupsafe", "plotly", "psutil", "pydantic", "rich"}
@@ -44,9 +45,11 @@ def runtime_dependencies() -> set[str]:
 def extras() -> set[str]:
     """Distributions that a command may need and a training run never does."""
     text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    lines = re.findall(r"^(?:hub|export) = \[(.*?)\]", text, re.MULTILINE)
-    assert len(lines) == 2
-    return set(re.findall(r'"([A-Za-z0-9_-]+)', " ".join(lines)))
+    (block,) = re.findall(r"^\[project.optional-dependencies\]\n(.*?)^\[", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^(\w+) = \[(.*?)\][ #\w`/;.-]*$", block, re.MULTILINE | re.DOTALL)
+    assert {"hub", "export", "timm", "wandb"} <= {name for name, _ in blocks}
+    needed = " ".join(text for name, text in blocks if name not in ("test", "dev"))
+    return set(re.findall(r'"([A-Za-z0-9_-]+)', needed)) - TRAINS
 
 
 def test_whatever_a_number_passes_through_is_recorded() -> None:

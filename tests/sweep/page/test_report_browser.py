@@ -111,7 +111,7 @@ def test_every_figure_is_drawn(browser: Any, run: Path) -> None:
                 label: node.getAttribute("aria-label"),
             }))"""
         )
-    assert len(figures) == 15
+    assert len(figures) == 17
     for figure in figures:
         assert figure["marks"] >= 2, figure
         assert figure["width"] > 200, figure
@@ -283,7 +283,7 @@ def test_axe_finds_nothing_that_keeps_a_person_out(browser: Any, run: Path, dark
 def test_the_leaderboard_is_copied_by_a_click(browser: Any, run: Path, name: str, table: Any) -> None:
     with opened(browser, run) as found:
         found.page.get_by_role("button", name=f"Copy as {name}").click()
-        found.page.wait_for_function("document.querySelector('.copies [role=status]').textContent === 'Copied.'")
+        found.page.locator(".copies [role=status]", has_text="Copied.").wait_for()
         # Pasted, as a person would: reading the clipboard needs a permission that writing does not.
         found.page.evaluate("document.body.prepend(document.createElement('textarea'))")
         found.page.locator("body > textarea").focus()
@@ -312,7 +312,8 @@ def test_nothing_of_a_hostile_run_folder_runs(browser: Any, tmp_path: Path) -> N
         assert found.page.locator("[data-figure] a").count() == 0
         hrefs = found.page.eval_on_selector_all("a", "links => links.map((link) => link.getAttribute('href'))")
         assert hrefs and all(
-            href.startswith(("#", "trials/", "model_card_", "leaderboard", "benchmark")) for href in hrefs
+            href.startswith(("#", "trials/", "model_card_", "leaderboard", "benchmark", "suspect_labels"))
+            for href in hrefs
         )
         assert HOSTILE in found.page.inner_text("main")
         assert found.console == [] and len(found.requests) == 1

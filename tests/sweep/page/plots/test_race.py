@@ -10,6 +10,7 @@ from fairface_core.files.folder import open_folder
 from sweep.page.plots.race import race_plot
 from sweep.page.plots.style import Palette
 from sweep.page.sections import SECTIONS, build_page
+from sweep.results.beside.gathered import Beside
 from sweep.results.leaderboard import build_board
 from sweep.results.verdict import judge
 from sweep.run_folder.records import RunRecord, read_run
@@ -60,7 +61,7 @@ def test_the_page_draws_the_race_of_each_group_and_of_other_sweeps_none(tmp_path
     sections = {}
     for kind in ("race", "fifo"):
         board = build_board(raced(tmp_path / kind, kind))
-        page = build_page(board, judge(board), [])
+        page = build_page(board, judge(board), [], Beside(), {})
         sections[kind] = {section.key: section for section in page.sections}
     assert [plot.title for plot in sections["race"]["course"].plots()] == ["vit_b_16", "resnet50"] or [
         plot.title for plot in sections["race"]["course"].plots()
