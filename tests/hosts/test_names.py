@@ -58,6 +58,7 @@ def test_a_working_folder_is_refused_before_anything_starts(demo_root: Path, tmp
     assert os.listdir(folder) == []  # noqa: PTH208  # bytes
 
 
+@pytest.mark.slow
 def test_other_names_work(demo_root: Path, tmp_path: Path) -> None:
     root = tmp_path / 'it\'s "my" data; $HOME `x`\nИмя 顔 %s {x}'
     shutil.copytree(demo_root, root)

@@ -85,7 +85,8 @@ def test_an_ordinal_head_goes_through_every_format(
     assert json.loads((tmp_path / "out/config.json").read_text())["age_loss"] == age_loss
 
 
-@pytest.mark.parametrize("cache_px", [48, pytest.param(96, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_px", [48, 96])
 def test_the_graph_takes_images_of_the_size_that_training_decoded_them_to(
     demo_root: Path, tmp_path: Path, cache_px: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_race_confirms_one_winner_a_group_and_trains_no_epoch_twice(tmp_path: 
             assert not trial.folder.exists(STATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["kill", "late_kill", "bug", "diverge"])
 def test_a_race_goes_on_without_those_that_it_loses(tmp_path: Path, what: str) -> None:
     from sweep.plan.expand import make_plan
@@ -179,6 +180,7 @@ def test_what_may_go_better_is_tried_again(tmp_path: Path, what: str, kind: str)
     assert status_of(ledger.run, victim)["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_micro_batch_down_to_eight_images(tmp_path: Path) -> None:
     ledger, seen, victim = run_with(tmp_path / "s", "oom!")
     trial = ledger.trials[victim]

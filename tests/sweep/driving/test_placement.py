@@ -163,6 +163,7 @@ def test_equal_trials_start_in_plan_order(ray_with_gpus: None, tmp_path: Path) -
     assert all(abs(begun.index(name) - place) < NUM_GPUS for place, name in enumerate(planned)), begun
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_limit_is_kept(ray_with_gpus: None, tmp_path: Path) -> None:
     _, seen = run_sweep(tmp_path / "s", max_legs=3, fixed={"epochs": 1})
