@@ -66,7 +66,7 @@ def test_quickstart_runs_with_a_cache_and_a_storage_alone(writable: Path) -> Non
     assert "Traceback" not in done.stderr
     assert (writable / "runs" / "q" / "report.html").is_file()
     rows = (writable / "runs" / "q" / "benchmark_results.csv").read_text().splitlines()
-    assert len(rows) == 3
+    assert len(rows) == 5
 
 
 @pytest.mark.parametrize(
