@@ -37,13 +37,18 @@ STOPPING = [
 def test_each_stops(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # After so long a process that was told to stop is ended: this one goes on to the next test.
     monkeypatch.setattr("sweep.cluster.signals._LAST_RESORT_S", 3600.0)
-    before = {one: signal.getsignal(one) for one in STOPPING}
-    with StopSignals(), pytest.raises(Interrupted) as stop:
-        os.kill(os.getpid(), number)
-        time.sleep(5)
-    assert stop.value.exit_code == 128 + number
-    assert stop.value.name == signal.Signals(number).name
-    assert {one: signal.getsignal(one) for one in STOPPING} == before
+    # Tests that are run by nohup, or in the background of a script, inherit that some are ignored.
+    inherited = signal.signal(number, signal.SIG_DFL)
+    try:
+        before = {one: signal.getsignal(one) for one in STOPPING}
+        with StopSignals(), pytest.raises(Interrupted) as stop:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        assert stop.value.exit_code == 128 + number
+        assert stop.value.name == signal.Signals(number).name
+        assert {one: signal.getsignal(one) for one in STOPPING} == before
+    finally:
+        signal.signal(number, inherited)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
