@@ -11,6 +11,7 @@ import fnmatch
 import functools
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -253,7 +254,9 @@ def adapted(name: str, network: nn.Module, state: Mapping[str, Tensor]) -> dict[
         return kept
     for convert in _converters(network):
         try:
-            changed = convert(dict(state), network)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of timm's own code, about its speed and its indexing
+                changed = convert(dict(state), network)
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError):
             continue  # not the names that it knows
         kept = {key: value for key, value in changed.items() if not key.startswith(gone)}
