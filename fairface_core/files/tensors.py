@@ -20,6 +20,8 @@ import torch
 from fairface_core.errors import FairfaceError
 from fairface_core.files.regular import read_regular
 
+# What files keep a state dict under: our own name, and those of Lightning and of many scripts.
+STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
 MAX_BYTES = 16 * 2**30  # the largest training state of this project has 1 GiB
 _MAX_PICKLE_BYTES = 4 * 2**20  # theirs has 0.2 MiB: names, shapes and plain values; the tensors lie beside it
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")

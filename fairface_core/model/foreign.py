@@ -13,10 +13,9 @@ from torch import Tensor
 from fairface_core.console import tell
 from fairface_core.errors import WeightsError, one_line, shown
 from fairface_core.files.regular import read_regular
-from fairface_core.files.tensors import MAX_BYTES, TensorFileError, read_tensors, unwrap
+from fairface_core.files.tensors import MAX_BYTES, STATE_DICT_KEYS, TensorFileError, read_tensors, unwrap
 
-# What scripts keep a state dict under, and what the part of a larger model that we want is called there.
-_HELD = ("model", "state_dict", "model_state_dict")
+# What the part of a larger model that we want is called.
 _PARTS = ("feature_extractor.", "backbone.")
 _MAX_MAP_BYTES = 256 * 1024
 
@@ -33,7 +32,7 @@ def read_weights(path: Path, weights_map: Path | None) -> dict[str, Tensor]:
     """
     where = f"weights {one_line(str(path))}"
     state = _read_safetensors(path, where) if path.suffix == ".safetensors" else _read_torch(path, where)
-    for key in _HELD:
+    for key in STATE_DICT_KEYS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(

@@ -21,7 +21,7 @@ from fairface_core.backbones import Normalization, spec_of
 from fairface_core.console import tell
 from fairface_core.errors import CheckpointError, one_line, shown
 from fairface_core.files.folder import Folder
-from fairface_core.files.tensors import MAX_BYTES, TensorFileError, load_tensors, read_tensors, unwrap
+from fairface_core.files.tensors import MAX_BYTES, STATE_DICT_KEYS, TensorFileError, load_tensors, read_tensors, unwrap
 from fairface_core.trial.reports import PREVIOUS_STATE, STATE, STATE_FILES
 
 BEST = "best.pt"
@@ -29,8 +29,6 @@ STATE_SCHEMA = 1
 # Key of a checkpoint's cfg, where it was trained on training and validation images together.
 REFIT_KEY = "trained_on_validation"
 
-# Our own name for the weights, and those of Lightning and of many scripts.
-_WEIGHTS = ("model", "state_dict", "model_state_dict")
 # state.pt = torch's zip + this trailer, so that the digest is computed while the file is streamed out.
 _TRAILER = b"\nfairface-state-1 "
 _TRAILER_LENGTH = len(_TRAILER) + 64
@@ -73,7 +71,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = read_tensors(path, where)
     except TensorFileError as error:
         raise CheckpointError(f"{error}; give a best.pt that this project, or the original script, wrote") from error
-    weights = next((content[k] for k in _WEIGHTS if k in content), None) if isinstance(content, Mapping) else None
+    weights = (
+        next((content[k] for k in STATE_DICT_KEYS if k in content), None) if isinstance(content, Mapping) else None
+    )
     if not isinstance(content, Mapping) or not isinstance(weights, Mapping):
         raise CheckpointError(f'{where}: not a checkpoint: expected {{"model": ..., "cfg": ..., "epoch": ...}}')
     cfg, epoch = content.get("cfg"), content.get("epoch")

@@ -26,6 +26,8 @@ SCORE_KEY = "mean_f1"
 
 # Statuses that end exploration; `stopped` without a decision is one whose decisions.json was lost.
 ENDED = frozenset({"completed", "stopped", "diverged", "failed"})
+# Those of a trial that will not go on by itself.
+OVER = ENDED | {"skipped"}
 
 # Kind of what a look of `sweep.policy.settle` said, beside `asha` and `race`.
 SETTLE: Literal["settle"] = "settle"

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Literal
 
 from sweep.policy.spending import FIRST_LOOK, LEVEL, spent_level
+from sweep.policy.states import OVER
 from sweep.results.leaderboard import Board, Configuration
 from sweep.results.planning import seed_variance, what_would_decide
 from sweep.results.stats import Comparison, compare_all
@@ -189,7 +190,7 @@ def _why_incomparable(best: Sequence[Configuration]) -> str:
 def _nothing_ranked(board: Board) -> str:
     run = board.run
     if run.running:
-        done = sum(run.count(status) for status in ("completed", "stopped", "diverged", "failed", "skipped"))
+        done = sum(run.count(status) for status in OVER)
         over = f"No configuration has the full budget yet: {done} of {counted(len(run.records), 'trial')} are over."
         return over + _so_far(run)
     lost = run.count("failed") + run.count("diverged")

@@ -17,6 +17,7 @@ from fairface_core.config.train_config import identity_fields
 from fairface_core.errors import ConfigError, StorageError
 from sweep.page.card import card_name
 from sweep.page.show import REPORT_HTML
+from sweep.policy.states import OVER
 from sweep.results.leaderboard import LEADERBOARD_CSV, Board
 from sweep.results.verdict import Verdict
 from sweep.run_folder.records import RunRecord, TrialRecord
@@ -28,7 +29,6 @@ TRACKERS = {
     "wandb": ("sweep.trackers.to_wandb", "wandb"),
     "trackio": ("sweep.trackers.to_trackio", "trackio"),
 }
-_ENDED = ("completed", "stopped", "diverged", "failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class MirroredTrial:
     @property
     def ended(self) -> bool:
         """Whether it will not go on by itself."""
-        return self.status in _ENDED
+        return self.status in OVER
 
     def history_digest(self, num_epochs: int) -> str:
         """Return what the first epochs were: another one means that the trial was trained anew."""
@@ -171,7 +171,7 @@ def _trial(run: RunRecord, record: TrialRecord, sweep_key: str, began_ms: int) -
         epochs.append({k: float(v) for k, v in row.items() if v is not None and k != "epoch"})
         now += 1000 * ((row.get("train_s") or 0.0) + (row.get("eval_s") or 0.0))
         times.append(round(now))
-    ended = record.status in _ENDED
+    ended = record.status in OVER
     return MirroredTrial(
         key=digest_of([sweep_key, record.trial_id]),
         name=record.trial_id,
