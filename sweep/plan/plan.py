@@ -112,7 +112,7 @@ class Plan(BaseModel):
 
     @property
     def swept_keys(self) -> tuple[str, ...]:
-        """Config keys whose values differ between trials, without the seed and the group key."""
+        """Config keys whose values differ within a group, without the seed."""
         return varying_keys([trial.config for trial in self.trials], self.group_by)
 
     @property
@@ -146,10 +146,19 @@ class Plan(BaseModel):
 
 
 def varying_keys(configs: Sequence[Mapping[str, Any]], group_by: str) -> tuple[str, ...]:
-    """Return the keys whose values differ between configs, without the seed and the key that trials are grouped by."""
+    """Return the keys whose values differ within a group, without the seed and the key that trials are grouped by.
+
+    What differs between groups alone is said by the group's name.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for config in configs:
+        groups.setdefault(repr(config.get(group_by)), []).append(config)
     keys = dict.fromkeys(key for config in configs for key in config)
-    apart = (SEED, group_by)
-    return tuple(key for key in keys if key not in apart and len({repr(one.get(key)) for one in configs}) > 1)
+    return tuple(
+        key
+        for key in keys
+        if key not in (SEED, group_by) and any(len({repr(one.get(key)) for one in own}) > 1 for own in groups.values())
+    )
 
 
 def space_difference(old: Plan, new: Plan) -> list[str]:

@@ -171,7 +171,7 @@ class RunRecord:
 
     @cached_property
     def swept_keys(self) -> tuple[str, ...]:
-        """Config keys whose values differ between trials, without the seed and the group key."""
+        """Config keys whose values differ within a group, without the seed."""
         return self.plan.swept_keys
 
     @property

@@ -22,6 +22,7 @@ from fairface_core.backbones import BACKBONES, relative_cost
 from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from sweep.plan.expand import MAX_TRIALS_EVER, count_trials, make_plan
+from sweep.plan.extend import adopt
 from sweep.plan.plan import Plan, space_difference
 from tests.sweep.spaces import DESIGN_SPACE, RANDOM_SPACE, plan_of, space
 
@@ -146,6 +147,24 @@ def test_ids_do_not_depend_on_the_process(tmp_path: Path) -> None:
 def test_a_new_value_leaves_the_other_ids_alone(tmp_path: Path) -> None:
     larger = plan_of(tmp_path, DESIGN_SPACE, sets=["space.lr.grid=[1e-4, 3e-4, 1e-3, 3e-3]"])
     assert set(ids(plan_of(tmp_path, DESIGN_SPACE))) < set(ids(larger))
+
+
+def test_what_is_constant_within_each_group_is_in_no_id_and_runs_with_other_ids_keep_them(tmp_path: Path) -> None:
+    plan = plan_of(
+        tmp_path,
+        "space: {backbone: {grid: [resnet18, resnet50]}, lr: {grid: [1e-4, 1e-3]}}\n"
+        "per_backbone: {resnet18: {weights: none}, resnet50: {dropout: {grid: [0.1, 0.3]}}}",
+    )
+    assert [name.rpartition("-")[0] for name in ids(plan)] == [
+        *(f"resnet50-dropout{share}-lr{lr}-s42" for share in (0.1, 0.3) for lr in ("1e-4", "1e-3")),
+        *(f"resnet18-dropout0.2-lr{lr}-s42" for lr in ("1e-4", "1e-3")),
+    ]
+    named = [
+        trial.model_copy(update={"trial_id": f"old-{trial.trial_id}", "config_id": f"old-{trial.config_id}"})
+        for trial in plan.trials
+    ]
+    older = plan.model_copy(update={"trials": tuple(named)})
+    assert adopt(older, plan) == older
 
 
 def test_values_that_are_equal_make_one_trial(tmp_path: Path) -> None:
