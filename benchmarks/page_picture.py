@@ -14,7 +14,7 @@ from pathlib import Path
 
 WIDTH_PX, PICTURE_PX, COLORS = 1120, 900, 256
 # The comparisons stand between leaderboard and curves; the picture is to be small.
-HIDDEN = "#comparisons, nav, #leaderboard .screen"
+HIDDEN = "#comparisons, #ensembles, nav, #leaderboard .screen"
 
 
 def main() -> None:

@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--num_val", type=int, default=500, help="of the val CSV, before it is split")
     made.add_argument("--image_size", type=int, default=64)
     made.add_argument("--batch_size", type=int, default=128)
-    made.add_argument("--epochs", type=int, default=6, help="those of search_spaces/sample_cpu.yaml")
+    made.add_argument("--epochs", type=int, default=6, help="those of search_spaces/sample_scratch.yaml")
     made.add_argument("--slots", type=int, default=os.cpu_count(), help="trials that run at once")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--arms", nargs="+", choices=("ours", "plain", "allowed"), default=["ours", "plain", "allowed"])
