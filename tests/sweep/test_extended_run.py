@@ -44,3 +44,25 @@ def test_a_finished_race_takes_a_better_rate_and_retries_what_diverged(tmp_path:
     assert (rows[victim]["status"], again.count((victim, epochs))) == ("completed", 1)
     full = {(row["backbone"], float(row["lr"])) for row in rows.values() if row["status"] == "completed"}
     assert full >= {("resnet18", 3e-4), ("mobilenet_v3_small", 3e-4)}, "the new rate is the best one"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # three drivers, one after the other
+def test_a_finished_fifo_sweep_extended_is_the_larger_one_asked_for_at_once(tmp_path: Path) -> None:
+    small = {"lr": {"grid": [1e-4, 1e-3]}, "seed": {"grid": [41]}}
+    files: list[dict[str, bytes]] = []
+    for name, spaces in (("extended", [small, {}]), ("at_once", [{}])):
+        storage = tmp_path / name
+        storage.mkdir()
+        for words, space in zip(((), ("--extend",)), spaces, strict=False):
+            asked = fake_sweeps.write_space(tmp_path, scheduler={"kind": "fifo"}, space=space)
+            assert (done := run(asked, storage, *words)).returncode == 0, done.stderr
+        folder = storage / "run"
+        paths = [*folder.glob("*.csv"), *folder.glob("trials/*/best*.pt"), *folder.glob("trials/*/*.csv")]
+        paths += folder.glob("trials/*/report.json")
+        files.append(
+            {str(path.relative_to(folder)): path.read_bytes().replace(name.encode(), b"NAME") for path in paths}
+        )
+    assert files[0] == files[1]
+    assert sum(path.endswith("report.json") for path in files[0]) == 12
