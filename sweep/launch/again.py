@@ -15,6 +15,7 @@ from fairface_core.files.folder import Folder, open_folder
 from sweep.driving.worker import demo_folder
 from sweep.page.templating import environment
 from sweep.results.leaderboard import build_board
+from sweep.run_folder.going_on import data_folder
 from sweep.run_folder.records import RunRecord, TrialRecord, read_run
 from sweep.space.yaml_nodes import parse_yaml
 from sweep.wording import percent, score, settings
@@ -171,20 +172,13 @@ def _config(run: RunRecord, record: TrialRecord, folder: Folder, wish: Wish, cha
 
 
 def _root_of(run: RunRecord) -> str:
-    """Return the data folder of the sweep: the last one typed, else that of space.yaml, else the built-in faces."""
-    typed = run.sweep.get("command_line")
-    for text in reversed(typed if isinstance(typed, list) else []):
-        for begin in ("--root ", "--set data.root="):
-            if isinstance(text, str) and text.startswith(begin):
-                return text.removeprefix(begin)
-    data = parse_yaml(run.space_text, f"{run.location}/space.yaml", is_file=True).plain()
-    data = data.get("data") if isinstance(data, dict) else None
-    if data == "demo" or (isinstance(data, dict) and "demo" in data):
-        sizes = data["demo"] if isinstance(data, dict) else None
-        return str(demo_folder(sizes if isinstance(sizes, dict) else {}))
-    if isinstance(data, dict) and isinstance(data.get("root"), str):
-        return str(data["root"])
-    raise ConfigError(f"{run.location}: does not say where its data lie; give --root DIR")
+    drawn = run.plan.space.get("data")
+    if isinstance(drawn, dict) and isinstance(drawn.get("demo"), dict):
+        return str(demo_folder(drawn["demo"]))
+    root = data_folder(run)
+    if root is None:
+        raise ConfigError(f"{run.location}: no trial of it says where its data lie; give --root DIR")
+    return root
 
 
 def _as_before(record: TrialRecord) -> None:

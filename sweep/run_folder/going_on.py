@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+from pathlib import Path
 from typing import Any, Literal
 
 from fairface_core.errors import StorageError
@@ -17,6 +18,7 @@ STATUSES = ("planned", "running", "completed", "stopped", "diverged", "failed", 
 State = Literal["running", "stopped", "failed", "finished"]
 _FLAG = re.compile(r"--[a-z][a-z-]*")
 _TOLD_APART = ("--name", "--root")
+_SET_ROOT = "data.root="
 
 
 def state_of(run: RunRecord) -> State:
@@ -58,23 +60,42 @@ def command_to_go_on(run: RunRecord, storage: str) -> str:
     return shlex.join(["python", "-m", "sweep.run", "--space", f"{where}/space.yaml", *_changes(run), *again])
 
 
+def data_folder(run: RunRecord) -> str | None:
+    """Return where the images of a run lie: by an absolute path, if any is known; None for drawn faces, or if nothing says it."""
+    if run.plan.space.get("data"):
+        return None
+    typed = [
+        value.removeprefix(_SET_ROOT) for flag, value in _typed(run) if flag == "--root" or value.startswith(_SET_ROOT)
+    ]
+    # What was typed last is what counts, but a relative one holds only where it was typed.
+    if typed and Path(typed[-1]).is_absolute():
+        return typed[-1]
+    return _root_of_a_trial(run) or (typed[-1] if typed else None)
+
+
 def _changes(run: RunRecord) -> list[str]:
     """Return what the command line changed in the space, as words; a data folder by its absolute path."""
-    typed = run.sweep.get("command_line")
-    if not isinstance(typed, list):
-        # Killed before sweep.json was there: space.yaml says it too.
-        typed = re.findall(r"^#   (--.+)$", run.space_text.rpartition(TYPED_TITLE)[2], re.MULTILINE)
-    flags = [str(line).partition(" ") for line in typed]
     words = [
-        word for flag, _, value in flags if _FLAG.fullmatch(flag) and flag not in _TOLD_APART for word in (flag, value)
+        word
+        for flag, value in _typed(run)
+        if flag not in _TOLD_APART and not value.startswith(_SET_ROOT)
+        for word in (flag, value)
     ]
-    root = None if run.plan.space.get("data") else _root(run)
-    root = root or next((value for flag, _, value in flags if flag == "--root"), None)
+    root = data_folder(run)
     return [*words, "--root", root] if root else words
 
 
-def _root(run: RunRecord) -> str | None:
-    """Return the data folder of a trial that has begun: the one that was typed may have been relative to another folder."""
+def _typed(run: RunRecord) -> list[tuple[str, str]]:
+    """Return the flags that changed the space, with their values."""
+    lines = run.sweep.get("command_line")
+    if not isinstance(lines, list):
+        # Killed before sweep.json was there: space.yaml says it too.
+        lines = re.findall(r"^#   (--.+)$", run.space_text.rpartition(TYPED_TITLE)[2], re.MULTILINE)
+    flags = [str(line).partition(" ") for line in lines]
+    return [(flag, value) for flag, _, value in flags if _FLAG.fullmatch(flag)]
+
+
+def _root_of_a_trial(run: RunRecord) -> str | None:
     for record in run.records:
         if record.begun and not record.linked:
             found: Any = None

@@ -41,7 +41,8 @@ def run(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = load_space(space, root=str(demo_root), name="small")
     plan = make_plan(spec)
     write_new(open_folder(folder), spec, plan)
-    (folder / "sweep.json").write_text(json.dumps({"command_line": [f"--root {demo_root}"]}))
+    # As it was typed, in another folder than this one.
+    (folder / "sweep.json").write_text(json.dumps({"command_line": [f"--root {demo_root.name}"]}))
     for trial in plan.trials:
         out = folder / "trials" / trial.trial_id
         fit(make_config({**trial.config, "root": str(demo_root), "out_dir": str(out), "results_csv": None}))
