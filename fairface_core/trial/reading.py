@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -22,6 +22,9 @@ from fairface_core.trial.reports import REPORT_SCHEMA
 
 # The configuration that the contract columns of the benchmark CSV repeat.
 CONTRACT_FIELDS = tuple(name for name in CONTRACT_COLUMNS if name in identity_fields())
+
+Status = Literal["planned", "running", "completed", "stopped", "diverged", "failed", "skipped"]
+STATUSES: tuple[str, ...] = get_args(Status)
 
 # The bounds keep a number that nobody measured from overflowing what is computed from it.
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
@@ -36,7 +39,7 @@ class _Checked(BaseModel):
 class StatusFile(_Checked):
     """`status.json`. `planned` also stands for a trial that has no folder yet."""
 
-    status: Literal["planned", "running", "completed", "stopped", "diverged", "failed", "skipped"]
+    status: Status
     reason: str = ""
     detail: dict[str, Any] = {}
     epochs_trained: Count = 0

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from fairface_core.errors import StorageError
 from fairface_core.files.folder import is_remote, read_json
+from fairface_core.trial.reading import STATUSES
 from sweep.run_folder.lock import driver_of
 from sweep.run_folder.records import RunRecord
 from sweep.space.spec import TYPED_TITLE
 
-STATUSES = ("planned", "running", "completed", "stopped", "diverged", "failed", "skipped")
 State = Literal["running", "stopped", "failed", "finished"]
 _FLAG = re.compile(r"--[a-z][a-z-]*")
 _TOLD_APART = ("--name", "--root")
