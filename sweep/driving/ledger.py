@@ -104,7 +104,7 @@ class Ledger:
                 self._mark(other, "planned", "a seed of its configuration is run again")
 
     def _begin_anew_if_pruned(self, trial: Trial) -> None:
-        """Take back the epochs of a trial whose state `settle` removed: `fit` refuses a history that has lost its state."""
+        """Take back the epochs of a trial whose state `settle` removed, or was lost: `fit` refuses a history without a state."""
         if trial.scores and not any(map(trial.folder.exists, STATE_FILES)):
             self._store(lambda: write_history(trial.folder, ()))
             trial.scores, trial.history = [], []

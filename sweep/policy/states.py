@@ -198,10 +198,14 @@ class TrialState:
 
     @cached_property
     def explored(self) -> tuple[float, ...]:
-        """Scores of the epochs trained while exploring; what a confirm run adds never changes a choice."""
-        if not self.explores:
-            return ()
-        return self.scores[: self.stop.epoch] if self.stop else self.scores
+        """Scores of the epochs trained while exploring; what a confirm run adds never changes a choice.
+
+        Where a stopped trial has lost its state and begins anew, its rung's word stands for them until they are there again.
+        """
+        if not self.explores or self.stop is None:
+            return self.scores if self.explores else ()
+        known = self.scores[: self.stop.epoch]
+        return known if len(known) == self.stop.epoch else (self.stop.score,) * self.stop.epoch
 
     @property
     def exploring(self) -> bool:

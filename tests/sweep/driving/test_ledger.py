@@ -87,6 +87,25 @@ def test_a_group_is_explored_then_its_winner_is_confirmed(tmp_path: Path) -> Non
     assert ledger.count("stopped") == 2
 
 
+def test_a_winner_whose_state_is_lost_begins_anew_and_stays_the_winner(tmp_path: Path) -> None:
+    space = {"backbone": {"grid": ["resnet18"]}, "lr": {"grid": [1e-4, 3e-4]}, "seed": {"grid": [41]}}
+    ledger, _ = make(tmp_path, space=space)
+    placement = Placement(64, 0)
+    for order, leg in enumerate([leg_of(ledger, placement) for _ in range(2)]):
+        score = {3e-4: 0.4, 1e-4: 0.2}[leg.trial.planned.config["lr"]]
+        write_history(leg.trial.folder, [EpochReport(**figures(1, score))])
+        stop_at(ledger, leg, score=score, order=order)
+    winner = leg_of(ledger, placement).trial
+    assert (winner.planned.config["lr"], winner.scores) == (3e-4, [])
+    assert ledger.next_leg(placement) is None, "the other configuration has not become the winner"
+    # Killed before the first epoch is there again.
+    write_status(winner.folder, "running", epochs_trained=0)
+    again, _ = make(tmp_path, resume=True, space=space)
+    again.open_for_resume()
+    assert leg_of(again, placement).trial.trial_id == winner.trial_id
+    assert again.next_leg(placement) is None
+
+
 def test_decisions_are_stored_before_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.driving.ledger._WRITE_PAUSES_S", (0.0,))
     ledger, _ = make(tmp_path)
