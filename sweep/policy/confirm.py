@@ -8,9 +8,9 @@ disk. Nothing here imports ray or reads a file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from sweep.policy.states import ENDED, SCORE_KEY, RungDecision, TrialState
 
@@ -61,7 +61,7 @@ class _Standing:
 
     config_id: str
     trials: tuple[TrialState, ...]
-    score: float | None  # None: no seed of it survived with a finite score.
+    score: float | None  # None: no seed of it survived an epoch.
     settled: bool  # Nothing, not even a retry of a failed seed on resume, can change `score`.
 
     @property
@@ -74,12 +74,10 @@ class _Standing:
 
 def _standing(config_id: str, trials: Sequence[TrialState]) -> _Standing:
     # A seed lost while it was being confirmed still counts as explored: the winner must not change under way.
-    usable = [t for t in trials if not t.lost_exploring and any(map(math.isfinite, t.explored))]
-    score = None
-    if usable:
-        furthest = max(len(t.explored) for t in usable)
-        best = [max(filter(math.isfinite, t.explored)) for t in usable if len(t.explored) == furthest]
-        score = math.fsum(best) / len(best)
+    usable = [t for t in trials if t.explored and not t.lost_exploring]
+    furthest = max((len(t.explored) for t in usable), default=0)
+    best = [max(t.explored) for t in usable if len(t.explored) == furthest]
+    score = fmean(best) if best else None
     settled = not any(t.exploring or (t.lost_exploring and t.status == "failed") for t in trials)
     return _Standing(config_id, tuple(trials), score, settled)
 
