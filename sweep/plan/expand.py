@@ -30,6 +30,8 @@ MAX_TRIALS = 1_000
 # With --yes. Beyond this the driver's own bookkeeping, not the training, would decide how long a sweep takes.
 MAX_TRIALS_EVER = 10_000
 
+_CROSSED = "; grids are crossed: values that do not go together need two spaces, or per_backbone"
+
 
 @dataclass(frozen=True)
 class _Draft:
@@ -106,7 +108,8 @@ def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
     keys: set[str] = set()
     problems: dict[str, list[str]] = {}
     constant = _constant(spec)
-    for values in _configurations(spec, constant):
+    configurations = list(_configurations(spec, constant))
+    for values in configurations:
         for rank, seed in enumerate(spec.all_seeds):
             given = {**values, SEED: seed}
             keys |= given.keys()
@@ -130,7 +133,8 @@ def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
             )
     if problems:
         lines = [
-            f"{line} (the trial with {told[0]}{f', and {len(told) - 1:,} more' if told[1:] else ''})"
+            f"{line} (the trial with {told[0]}{f', and {len(told) - 1:,} more' if told[1:] else ''}"
+            f"{_CROSSED if len(told) < len(configurations) else ''})"
             for line, told in problems.items()
         ]
         rest = len(lines) - MAX_PROBLEMS

@@ -176,6 +176,29 @@ def test_values_that_are_equal_make_one_trial(tmp_path: Path) -> None:
     assert plan.notes == ("4 of 5 trials equal another one; each is run once",)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "space: {age_loss: {grid: [cross_entropy, coral]}, mixup: {grid: [0, 0.2]}}",
+            "mixup = 0.2: age_loss = coral needs one true age group an image; use cross_entropy or soft_labels, or mixup 0 "
+            "(the trial with age_loss coral, backbone resnet50, mixup 0.2, seed 42; grids are crossed: values that do not go "
+            "together need two spaces, or per_backbone)",
+        ),
+        (
+            "space: {lr: {grid: [1e-4, 1e-3]}}\nfixed: {age_loss: coral, mixup: 0.2}",
+            "mixup = 0.2: age_loss = coral needs one true age group an image; use cross_entropy or soft_labels, or mixup 0 "
+            "(the trial with backbone resnet50, lr 0.0001, seed 42, and 1 more)",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_named_with_the_cure(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan_of(tmp_path, text)
+    (line,) = refused.value.problems
+    assert line.endswith(f"space.yaml: {said}")
+
+
 # Draws.
 
 
