@@ -230,6 +230,21 @@ def relative_cost(config: Mapping[str, Any]) -> float:
     )
 
 
+def state_bytes(config: Mapping[str, Any]) -> int:
+    """Return about how many bytes a training state takes: float32 weights, the optimizer's moments and the moving average.
+
+    Args:
+        config: TrainConfig fields; `backbone`, and `optimizer` and `ema_decay` where present.
+    """
+    moments, averages = 1 if config.get("optimizer") == "sgd" else 2, bool(config.get("ema_decay"))
+    return (1 + moments + averages) * weights_bytes(config["backbone"])
+
+
+def weights_bytes(backbone: str) -> int:
+    """Return about how many bytes the float32 weights of backbone and heads take."""
+    return spec_of(backbone).num_params * 4
+
+
 def check_image_size(backbone: str, image_size: int | None) -> str | None:
     """Return what is wrong with an input size for this backbone, or None."""
     return spec_of(backbone).size_problem(input_size(backbone, image_size))

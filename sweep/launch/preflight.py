@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairface_core.backbones import state_bytes
 from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError, FairfaceError, StorageError
 from fairface_core.files.folder import Folder, open_folder
@@ -26,14 +27,14 @@ from sweep.cluster.connect import Cluster, Node, on_every_node
 from sweep.driving.placement import Needs, Placement
 from sweep.driving.worker import FIT, Task, checks
 from sweep.launch.gpu_checks import filled_gpus, gpu_problems, idle_gpus, slow_notes
-from sweep.plan.cost import disk_bytes, state_bytes
+from sweep.plan.cost import disk_bytes
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.wording import amount, counted, listing
 
 # A worker that has imported torch and holds nothing: 0.45 GiB resident. With CUDA's libraries and pinned batches 2.5.
 _WORKER_BYTES, _CUDA_WORKER_BYTES = 0.5 * 2**30, 2.5 * 2**30
-# In units of one state (weights and two moments): weights, gradients, moments, and the copy that is being written.
-_STATES_IN_MEMORY = 7 / 3
+# In units of one state: that state, the copy that is being written, and the gradients, at least a quarter of one.
+_STATES_IN_MEMORY = 9 / 4
 _NODE_TIMEOUT_S = 120.0
 # `ray job submit --working-dir` runs a job in a copy below it and deletes that when the job is over (Ray 2.60).
 _JOB_FOLDER = "working_dir_files"
@@ -317,7 +318,7 @@ def _check_memory(launch: Launch) -> list[str]:
         needs = Needs(trial.cpu, trial.gpu)
         # On a GPU the host holds the copy that is being written.
         worker, states = (_WORKER_BYTES, _STATES_IN_MEMORY) if trial.gpu == 0 else (_CUDA_WORKER_BYTES, 1)
-        each[needs] = max(each.get(needs, 0.0), worker + states * state_bytes(trial))
+        each[needs] = max(each.get(needs, 0.0), worker + states * state_bytes(trial.config))
     node = launch.nodes[0]
     free, worst = free_memory_bytes(), 0.0
     for needs, one in each.items():

@@ -7,24 +7,16 @@ import math
 import random
 from collections.abc import Sequence
 
-from fairface_core.backbones import spec_of
+from fairface_core.backbones import state_bytes, weights_bytes
 from sweep.plan.plan import Plan, PlannedTrial
 from sweep.space.spec import BACKBONE
 
-# A float32 training state holds each parameter and AdamW's two moments of it. Two are kept, and the best weights.
-_STATE_BYTES_PER_PARAM = 3 * 4
-_DISK_BYTES_PER_PARAM = 2 * _STATE_BYTES_PER_PARAM + 4
 # The simulation's time grows with the square of a group: 20 draws of 4 groups of 9 trials took 0.8 s on one core.
 _MAX_DRAWS = 20
 # How far neighbors lie apart in a made-up race, and seeds of one configuration: about as on the recorded curves. Groups that
 # are settled lie as far apart as neighbors.
 _STEP, _LUCK = 0.02, 0.004
 _MAX_WORK = 8_000  # sum over draws and groups of (trials in the group) squared: about 1 s
-
-
-def state_bytes(trial: PlannedTrial) -> int:
-    """Return roughly how many bytes one training state of a trial takes."""
-    return spec_of(trial.config[BACKBONE]).num_params * _STATE_BYTES_PER_PARAM
 
 
 def disk_bytes(trials: Sequence[PlannedTrial]) -> int:
@@ -34,7 +26,7 @@ def disk_bytes(trials: Sequence[PlannedTrial]) -> int:
     """
     total, others = 0, dict[str, dict[str, int]]()
     for trial in trials:
-        size = spec_of(trial.config[BACKBONE]).num_params * _DISK_BYTES_PER_PARAM
+        size = 2 * state_bytes(trial.config) + weights_bytes(trial.config[BACKBONE])
         if trial.explores:
             total += size
         else:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fairface_core import EpochReport, fit
+from fairface_core.backbones import state_bytes
 from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import CheckpointError, ConfigError
 from fairface_core.evaluate import main as evaluate
@@ -101,6 +102,8 @@ def whole_and_resumed(root: Path, tmp_path: Path, **changes: Any) -> Path:
     torch.testing.assert_close(
         *({key: one[key] for key in ("model", "optimizer", "scaler")} for one in states), rtol=0, atol=0
     )
+    config = small(root, tmp_path / "whole", **changes)
+    assert (tmp_path / "whole/state.pt").stat().st_size == pytest.approx(state_bytes(config.model_dump()), rel=0.05)
     return tmp_path / "whole"
 
 

@@ -52,9 +52,11 @@ def test_names_in_a_dry_run_are_not_markup(tmp_path: Path) -> None:
 
 
 def test_the_disk_that_a_plan_takes(tmp_path: Path) -> None:
-    (trial,) = plan_of(tmp_path, "space: {backbone: {grid: [vit_b_16]}}").trials
-    # Two states (weights and two moments of AdamW) and the best weights, float32.
-    assert disk_bytes([trial]) == BACKBONES["vit_b_16"].num_params * 4 * (3 + 3 + 1)
+    text = "space: {backbone: {grid: [vit_b_16]}}"
+    # Two states (weights, moments of the optimizer, moving average) and the best weights, float32.
+    for fixed, in_a_state in ({}, 3), ({"ema_decay": 0.999}, 4), ({"optimizer": "sgd"}, 2):
+        (trial,) = plan_of(tmp_path, text, sets=[f"fixed.{key}={value}" for key, value in fixed.items()]).trials
+        assert disk_bytes([trial]) == BACKBONES["vit_b_16"].num_params * 4 * (2 * in_a_state + 1)
 
 
 def test_what_asha_is_expected_to_save_is_what_was_measured(tmp_path: Path) -> None:
