@@ -62,6 +62,7 @@ class BackboneSpec:
         amx_bf16: Whether bfloat16 was measured faster than float32 on a CPU with AMX tiles: 1.4 to 3.2 times, but half
             as fast where most of the work is depthwise convolutions.
         batch_norm: Whether it takes the variance of a batch, which one image has not.
+        stochastic_depth: Whether it has blocks that can be dropped at random.
         normalization: What its pretrained weights were trained with.
         interpolation: How their authors resized images; here it is bilinear for all.
     """
@@ -76,6 +77,7 @@ class BackboneSpec:
     channels_last: bool
     amx_bf16: bool
     batch_norm: bool
+    stochastic_depth: bool = False
     normalization: Normalization = IMAGENET
     interpolation: str = "bilinear"
 
@@ -121,9 +123,11 @@ BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
         BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, True, True),
-        BackboneSpec("convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True, False),
         BackboneSpec(
-            "efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True, True
+            "convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True, False, True
+        ),
+        BackboneSpec(
+            "efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True, True, True
         ),
         BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, True, False),
         BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, True, True),
@@ -165,6 +169,7 @@ def _timm_spec(backbone: str) -> BackboneSpec:
         channels_last=found.conv_share >= _MOSTLY,
         amx_bf16=found.depthwise_share <= _FEW_DEPTHWISE,
         batch_norm=found.batch_norm,
+        stochastic_depth=found.stochastic_depth,
         normalization=Normalization(entry.mean, entry.std),
         interpolation=entry.interpolation,
     )  # fmt: skip

@@ -67,6 +67,7 @@ class Counts:
         conv_share: How many of them are in 2-D convolutions, 0..1.
         depthwise_share: How many are in depthwise convolutions, 0..1.
         batch_norm: Whether a module takes the variance of a batch.
+        stochastic_depth: Whether there are blocks that it can drop.
     """
 
     feature_dim: int
@@ -75,6 +76,7 @@ class Counts:
     conv_share: float
     depthwise_share: float
     batch_norm: bool
+    stochastic_depth: bool
 
 
 @functools.cache
@@ -230,7 +232,18 @@ def count(network: nn.Module, image_size: int) -> Counts:
         conv_share=macs["conv"] / total,
         depthwise_share=macs["depthwise"] / total,
         batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
+        stochastic_depth=bool(droppable(network)),
     )
+
+
+def droppable(network: nn.Module) -> list[str]:
+    """Return the names of the modules that drop a block at random, and of the identities that timm builds where none is dropped."""
+    return [
+        name
+        for name, module in network.named_modules()
+        if type(module).__name__ in ("StochasticDepth", "DropPath")
+        or (type(module).__name__ == "Identity" and re.search(r"drop_path\d*$", name))
+    ]
 
 
 def adapted(name: str, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

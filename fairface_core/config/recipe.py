@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fairface_core.backbones import TIMM, spec_of
+from fairface_core.backbones import spec_of
 
-# torchvision's families whose blocks have stochastic depth.
-_STOCHASTIC_DEPTH = ("convnext", "efficientnet")
 # What these losses say of one true group means nothing for a blend of two that may lie far apart.
 _ONE_TRUE_GROUP = ("coral", "corn", "mean_variance")
 
@@ -39,8 +37,7 @@ def recipe_problems(config: Any) -> Iterator[str]:
             "cross_entropy, or label_smoothing 0"
         )
     spec = spec_of(config.backbone)
-    # Which of timm's have it tells only the built network.
-    if config.drop_path is not None and not spec.name.startswith((*_STOCHASTIC_DEPTH, TIMM)):
+    if config.drop_path is not None and not spec.stochastic_depth:
         yield f"drop_path = {config.drop_path:g}: {spec.name} has no stochastic depth; leave it out"
     if config.norm_momentum is not None and not spec.batch_norm:
         yield f"norm_momentum = {config.norm_momentum:g}: {spec.name} has no batch norm; leave it out"

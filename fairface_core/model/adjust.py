@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import StochasticDepth
 
 from fairface_core.errors import ConfigError
+from fairface_core.timm_models import droppable
 
 # The fewest blocks of which one can be said to lie deeper than another.
 _FEWEST_BLOCKS = 3
@@ -32,13 +34,11 @@ def _set_drop_path(network: nn.Module, share: float) -> None:
     Source: the linear rule of Huang et al., "Deep Networks with Stochastic Depth" (1603.09382), section 3, as torchvision's
     convnext counts it.
     """
-    # torchvision.ops.StochasticDepth keeps its share as `p`, timm's DropPath as `drop_prob`.
-    attributes = {"StochasticDepth": "p", "DropPath": "drop_prob"}
-    blocks = [module for module in network.modules() if type(module).__name__ in attributes]
-    if not blocks:
+    names = droppable(network)
+    if not names:
         raise ConfigError(f"drop_path = {share:g}: this backbone has no stochastic depth; leave it out")
-    for depth, block in enumerate(blocks):
-        setattr(block, attributes[type(block).__name__], share * depth / max(len(blocks) - 1, 1))
+    for depth, name in enumerate(names):
+        network.set_submodule(name, StochasticDepth(share * depth / max(len(names) - 1, 1), "row"))
 
 
 def _set_norm_momentum(network: nn.Module, momentum: float) -> None:

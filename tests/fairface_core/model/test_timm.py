@@ -17,12 +17,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from fairface_core import backbones, evaluate, fit, predict, timm_models
 from fairface_core.backbones import BACKBONES, IMAGENET, Normalization, matching, spec_of
 from fairface_core.config.train_config import make_config
 from fairface_core.errors import CheckpointError, ConfigError, WeightsError
 from fairface_core.machine.device import choose_memory_format
+from fairface_core.model.adjust import adjust
 from fairface_core.model.network import AgeGenderModel, build_model, num_params
 from fairface_core.model.weights import ensure_weights
 from fairface_core.trial.checkpoint import load_checkpoint
@@ -84,12 +86,25 @@ def test_what_is_counted_is_what_the_six_have_as_entries() -> None:
             network = spec.build(spec.image_size)
         counts = timm_models.count(network, spec.image_size)
         assert (counts.feature_dim, counts.batch_norm) == (spec.feature_dim, spec.batch_norm), name
+        assert counts.stochastic_depth == spec.stochastic_depth, name
         assert counts.gmac == pytest.approx(spec.gmac, abs=0.006), name
         assert counts.num_params + backbones._heads_params(counts.feature_dim) == pytest.approx(
             spec.num_params, rel=0.01
         )
         assert (counts.conv_share >= backbones._MOSTLY) == spec.channels_last, name
         assert (counts.depthwise_share <= backbones._FEW_DEPTHWISE) == spec.amx_bf16, name
+
+
+def test_stochastic_depth_is_set_where_timm_has_a_place_for_it_and_refused_elsewhere() -> None:
+    """timm builds identities where its own rate is 0."""
+    with torch.device("meta"):
+        network = spec_of("timm/convnextv2_atto").build(64)
+    make_config({"backbone": "timm/convnextv2_atto", "drop_path": 0.3})
+    adjust(network, drop_path=0.3, norm_momentum=None)
+    shares = [module.p for module in network.modules() if isinstance(module, StochasticDepth)]
+    assert shares == pytest.approx([0.3 * k / 11 for k in range(12)])  # 2 + 2 + 6 + 2 blocks
+    with pytest.raises(ConfigError, match=r"drop_path = 0.3: timm/resnet18d has no stochastic depth; leave it out"):
+        make_config({"backbone": "timm/resnet18d", "drop_path": 0.3})
 
 
 def test_an_entry_is_timms_own() -> None:
