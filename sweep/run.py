@@ -184,12 +184,14 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
     if arguments.dry_run:
         from sweep.console.dry_run import describe_plan, plan_values
         from sweep.plan.expand import make_plan
+        from sweep.plan.search import at_random
 
         plan = make_plan(spec, yes=arguments.yes)
+        whole = make_plan(at_random(spec), yes=arguments.yes) if plan.to_come else plan
         if arguments.json:
-            print_json(plan_values(plan))
+            print_json(plan_values(plan, whole))
         else:
-            console.print(describe_plan(plan, epoch_s=_pace(spec, arguments.storage)))
+            console.print(describe_plan(plan, epoch_s=_pace(spec, arguments.storage), whole=whole))
         return 0
     from sweep.launch.session import Options, launch
 

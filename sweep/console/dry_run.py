@@ -21,7 +21,12 @@ _EXPECTED = {
 
 
 def describe_plan(
-    plan: Plan, *, max_rows: int = 60, estimate: bool = True, epoch_s: Mapping[str, float] | None = None
+    plan: Plan,
+    *,
+    max_rows: int = 60,
+    estimate: bool = True,
+    epoch_s: Mapping[str, float] | None = None,
+    whole: Plan | None = None,
 ) -> RenderableType:
     """Return what a person wants to see before saying yes, for `rich.print`.
 
@@ -30,25 +35,29 @@ def describe_plan(
         max_rows: Most trials that are listed one by one.
         estimate: Whether to simulate what early stopping saves (imports Ray's ASHA).
         epoch_s: Seconds of an epoch by group, of those that have trained one.
+        whole: Of a search, a plan with as many trials as it will propose; see `sweep.plan.search.at_random`.
     """
-    parts: list[RenderableType] = [_summary(plan), _group_table(plan), _trial_table(plan.trials, max_rows)]
-    parts += [Text(line) for line in _cost_lines(plan, estimate, epoch_s or {})]
+    whole = whole or plan
+    parts: list[RenderableType] = [_summary(whole), _group_table(whole, plan), _trial_table(plan.trials, max_rows)]
+    parts += [Text(line) for line in _cost_lines(whole, estimate, epoch_s or {})]
     parts += [Text.assemble(("note: ", "yellow"), note) for note in plan.notes]
     return Group(*parts)
 
 
-def plan_values(plan: Plan) -> dict[str, Any]:
-    """Return the plan and its cost for programs; see docs/json.md."""
-    expected = expected_epochs(plan)
+def plan_values(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
+    """Return the plan and its cost for programs; see docs/json.md. `whole` as in `describe_plan`."""
+    whole = whole or plan
+    expected = expected_epochs(whole)
     return {
         "schema_version": 1,
         "trials": [trial.model_dump(mode="json") for trial in plan.trials],
+        "to_come": plan.to_come,
         "epochs": {
             "a_trial": plan.epochs,
-            "worst_case": plan.worst_case_epochs(),
+            "worst_case": whole.worst_case_epochs(),
             "expected": None if expected is None else round(sum(expected.values()), 1),
         },
-        "disk_bytes": disk_bytes(plan.trials),
+        "disk_bytes": disk_bytes(whole.trials),
         "notes": list(plan.notes),
     }
 
@@ -63,10 +72,11 @@ def _summary(plan: Plan) -> Text:
     )
 
 
-def _group_table(plan: Plan) -> Table:
+def _group_table(plan: Plan, known: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (plan.group_by, "trials", "explore", "cpu", "gpu", "disk GiB", "values"):
         table.add_column(name, justify="left" if name in (plan.group_by, "values") else "right")
+    values = known.groups()
     for group, trials in plan.groups().items():
         table.add_row(
             Text(group),
@@ -75,7 +85,7 @@ def _group_table(plan: Plan) -> Table:
             _span([trial.cpu for trial in trials]),
             _span([trial.gpu for trial in trials]),
             f"{disk_bytes(trials) / 2**30:.1f}",
-            Text("; ".join(f"{key} {_values(trials, key)}" for key in plan.swept_keys)),
+            Text("; ".join(f"{key} {_values(values[group], key)}" for key in plan.swept_keys)),
         )
     return table
 

@@ -185,7 +185,12 @@ class Ledger:
         """Return what a group needs if its winner is to run with all its seeds."""
         choice = self._choices[group]
         if choice is None:
-            choice = self._race(group) if self.races else choose_group(self._states(group), confirm=self.confirms)
+            to_come = self.plan.to_come.get(group)
+            choice = (
+                self._race(group)
+                if self.races
+                else choose_group(self._states(group), confirm=self.confirms, to_come=to_come)
+            )
             self._choices[group] = choice
         return choice
 

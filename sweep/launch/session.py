@@ -6,7 +6,7 @@ import contextlib
 import platform
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,17 +26,20 @@ from sweep.console.leaderboard import print_notes
 from sweep.console.progress import Progress
 from sweep.console.summary import print_closing, print_header
 from sweep.console.words import print_words
-from sweep.driving.ledger import Ledger
+from sweep.driving.search_ledger import Grow, SearchLedger
 from sweep.driving.trials import Leg
-from sweep.driving.worker import FIT, Ending, Task, demo_folder
+from sweep.driving.worker import FIT, Ending, Task
 from sweep.launch.companion import accompanied
 from sweep.launch.preflight import Launch, check, check_name, name_problems
 from sweep.launch.session_log import SessionLog
+from sweep.launch.tasks import auto_gpu_of, tasks_of, todo_of
 from sweep.launch.tensorboard import Curves
 from sweep.page.show import REPORT_HTML, open_page
 from sweep.plan.expand import make_plan
 from sweep.plan.extend import adopt
-from sweep.plan.plan import Plan, PlannedTrial
+from sweep.plan.plan import Plan
+from sweep.plan.search import at_random, grown
+from sweep.policy.states import TrialState
 from sweep.results.benchmark import BenchmarkTable
 from sweep.run_folder.lock import RunLock, locked
 from sweep.run_folder.records import RunRecord, read_run
@@ -112,16 +115,27 @@ def _launch(spec: SweepSpec, run: Folder, options: Options, signals: StopSignals
         joined = stack.enter_context(connect.connected(options.address)) if options.address else None
         signals.install()
         nodes = joined.nodes if joined else (connect.this_machine(),)
-        plan = make_plan(spec, yes=options.yes, auto_gpu=_auto_gpu(spec, nodes))
-        notes, record, lock = [*plan.notes], None, None
+        auto_gpu, record, lock = auto_gpu_of(spec, nodes), None, None
+        plan = make_plan(spec, yes=options.yes, auto_gpu=auto_gpu)
+        # With as many trials as a search will have proposed at its end: what they need is checked before the first of them.
+        whole = make_plan(at_random(spec), yes=options.yes, auto_gpu=auto_gpu) if plan.to_come else plan
+        notes = [*plan.notes]
         if options.resume:
             lock = stack.enter_context(locked(run))
             record = read_run(run)
+            if plan.to_come:
+                plan = make_plan(spec, yes=options.yes, auto_gpu=auto_gpu, held=record.plan)
             plan = adopt(record.plan, plan)
             notes += check_same(record, plan, force=options.force, extend=options.extend)
             complete(run, spec)
-        tasks = _tasks(spec, plan, run, options.fit)
-        session = _Session(spec, run, plan, tasks, record, signals, console, options)
+        tasks = tasks_of(spec, plan, run, options.fit)
+
+        def grow(plan: Plan, group: str, states: Sequence[TrialState]) -> Plan:
+            larger = grown(spec, plan, group, states, auto_gpu=auto_gpu)
+            tasks.update(tasks_of(spec, larger, run, options.fit))
+            return larger
+
+        session = _Session(spec, run, plan, tasks, record, signals, console, options, grow)
         if session.over:
             code = session.results()
             if options.open_page:
@@ -130,7 +144,8 @@ def _launch(spec: SweepSpec, run: Folder, options: Options, signals: StopSignals
         with progress_bar("decoding images") as progress:
             taken = [] if options.resume else name_problems(run, resume=False)
             max_legs = _max_legs(spec, joined)
-            request = Launch(run, plan, tasks, nodes, joined, max_legs, _todo(plan, record))
+            asked = tasks_of(spec, whole, run, options.fit)
+            request = Launch(run, whole, asked, nodes, joined, max_legs, todo_of(whole, record))
             notes += check(request, taken, progress=progress, yes=options.yes)
         cluster = joined or stack.enter_context(connect.connected(None))
         signals.install()
@@ -162,27 +177,6 @@ def _max_legs(spec: SweepSpec, joined: connect.Cluster | None) -> int | None:
     return spec.resources.max_concurrent or (1 if on_mps else None)
 
 
-def _auto_gpu(spec: SweepSpec, nodes: tuple[connect.Node, ...]) -> float:
-    wanted = spec.fixed.get("device") not in ("cpu", "mps")
-    return float(wanted and any(node.gpus for node in nodes))
-
-
-def _todo(plan: Plan, record: RunRecord | None) -> list[PlannedTrial]:
-    """Return the trials whose folders will still grow: those that hold no state yet."""
-    begun = {one.trial_id for one in record.records if one.epochs_trained} if record else set()
-    return [trial for trial in plan.trials if trial.trial_id not in begun]
-
-
-def _tasks(spec: SweepSpec, plan: Plan, run: Folder, fit: str) -> dict[str, Task]:
-    demo = spec.demo if spec.demo is not None and fit == FIT else None
-    root = str(demo_folder(demo)) if demo is not None else spec.root or ""
-    tasks = {}
-    for trial in plan.trials:
-        own = {"out_dir": run.sub("trials", trial.trial_id).uri, "root": root, "results_csv": None, "resume": True}
-        tasks[trial.trial_id] = Task(trial.trial_id, {**trial.config, **own}, gpu=trial.gpu, demo=demo, fit=fit)
-    return tasks
-
-
 class _Session:
     """One driver's work on a run folder."""
 
@@ -196,6 +190,7 @@ class _Session:
         signals: StopSignals,
         console: Console,
         options: Options,
+        grow: Grow,
     ) -> None:
         self._options = options
         self._again = ("failed", "diverged") if options.retry_failed else ("failed",)
@@ -203,7 +198,7 @@ class _Session:
         self._signals, self._console = signals, console
         confirm = plan.scheduler.kind != "fifo" and plan.scheduler.confirm is not False
         retries = spec.failures.max_retries
-        self._ledger = Ledger(run, plan, confirm=confirm, max_retries=retries, record=record)
+        self._ledger = SearchLedger(run, plan, confirm=confirm, max_retries=retries, record=record, grow=grow)
         self._log = SessionLog(run, spec, plan, record.sweep if record else {})
         costs = {
             group: max(relative_cost(trial.planned.config) for trial in trials) / plan.epochs
@@ -312,6 +307,9 @@ class _Session:
 
     def _began(self, leg: Leg) -> None:
         self._progress.began(leg)
+        if self._ledger.plan.to_come:
+            # The plan may have grown by it.
+            self._table.changed()
         folder = leg.trial.folder.path()
         if folder is not None:
             self._curves.begin(leg.trial.trial_id, folder, leg.trial.history)

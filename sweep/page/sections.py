@@ -8,11 +8,13 @@ from typing import Any
 
 from sweep.page.beside.copies import latex_table, markdown_table
 from sweep.page.best_trials import BestTrial, best_trials
+from sweep.page.importance import has_optuna, importance_of, is_asked
 from sweep.page.looks import looks_of
 from sweep.page.plots.cost import FRONTS, front_plot
 from sweep.page.plots.of_sweep import comparison_plot, learning_curves, response_plots, scores_plot
 from sweep.page.plots.of_trial import age_error_plot, audit_plots, calibration_plots
 from sweep.page.plots.race import race_plot
+from sweep.page.plots.search import contours, importance_plot
 from sweep.page.plots.style import Palette, Plot
 from sweep.results.beside.gathered import Beside
 from sweep.results.beside.outsiders import published_beside
@@ -223,7 +225,17 @@ def _looks(found: Findings) -> dict[str, Any] | None:
 
 def _response(found: Findings) -> dict[str, Any] | None:
     responses = response_plots(found.board, found.palette)
-    return {"responses": responses, "groups": found.order} if responses else None
+    if not responses:
+        return None
+    asked, able = is_asked(found.board), has_optuna()
+    known = [one for group in found.order if asked and able and (one := importance_of(found.board, group)) is not None]
+    return {
+        "responses": responses,
+        "groups": found.order,
+        "importances": [importance_plot(one, found.palette) for one in known],
+        "lacks_optuna": asked and not able,
+        "contours": contours(found.board, known, found.palette),
+    }
 
 
 def _analysis(found: Findings) -> dict[str, Any] | None:

@@ -2,26 +2,26 @@
 
 Order: first all trials that explore, then the others; the group with the longest trials first, so that no long trial
 is left to run alone at the end; within a group one seed after the other, each with the configurations in order of their
-values. sweep/policy/confirm.py picks the next trial of a group and takes its middle from this order.
+values, or in the order in which a search proposed them. sweep/policy/confirm.py picks the next trial of a group and takes its
+middle from this order. The whole order follows from the space and the proposals, so a plan that grew one by one equals one made anew.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fairface_core.backbones import relative_cost
 from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
+from sweep.plan.cells import Cell, cells, constant
 from sweep.plan.names import short_keys, trial_name
 from sweep.plan.plan import Plan, PlannedTrial, space_difference, varying_keys
 from sweep.space.distributions import Grid, num_values
-from sweep.space.spec import BACKBONE, BUDGET, SEED, SweepSpec
+from sweep.space.spec import BACKBONE, SEED, SweepSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS, source_of
 
 __all__ = ["Plan", "PlannedTrial", "count_trials", "make_plan", "space_difference"]
@@ -38,9 +38,11 @@ class _Draft:
     """A configuration with one seed, before ids are given."""
 
     config: TrainConfig
-    values: dict[str, Any]  # of the fields that the space decides, as JSON
+    values: dict[str, Any]  # of all fields, later of those that the space decides, as JSON
     group: str
     config_digest: str
+    given: tuple[str, ...]  # the fields that the space decides
+    number: int  # of the proposal in its cell; 0 where nothing is proposed
     seed_rank: int
     cost: float
 
@@ -54,17 +56,27 @@ def count_trials(spec: SweepSpec) -> int:
     )
 
 
-def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, auto_gpu: float | None = None) -> Plan:
+def make_plan(
+    spec: SweepSpec,
+    *,
+    limit: int = MAX_TRIALS,
+    yes: bool = False,
+    auto_gpu: float | None = None,
+    held: Plan | None = None,
+) -> Plan:
     """Expand a space into its trials and check each of them as a whole.
+
+    Of a search, these are the configurations that are known; `sweep.plan.search.grown` adds the others.
 
     Args:
         spec: The space.
         limit: Most trials that are planned without `yes`.
         yes: `--yes`: plan more, up to `MAX_TRIALS_EVER`.
         auto_gpu: What `gpu: auto` stands for; None asks this machine.
+        held: The plan so far, whose proposals are kept.
 
     Raises:
-        ConfigError: Too many trials, or values that do not go together.
+        ConfigError: Too many trials, values that do not go together, or a search without Optuna.
     """
     where = source_of(spec.path)
     count = count_trials(spec)
@@ -75,7 +87,13 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
             f"{where}: the space makes {count:,} trials ({_factors(spec)}); {most:,} is {how}; take values out, or "
             "draw some of them with num_samples"
         )
-    drafts = _drafts(spec, where)
+    searched = any(cell.searched for cell in cells(spec))
+    if searched and importlib.util.find_spec("optuna") is None:
+        raise ConfigError(
+            f"{where}: search.kind = {spec.search.kind} needs Optuna, which is not installed: pip install 'fairface-sweep[optuna]', or "
+            "search: {kind: random}"
+        )
+    drafts, to_come = _drafts(spec, where, held)
     unique = {draft.config.digest(): draft for draft in reversed(drafts)}
     ordered = _in_order(list(reversed(unique.values())), spec)
     trials = _named(ordered, spec, _auto_gpu(spec) if auto_gpu is None else auto_gpu)
@@ -85,10 +103,15 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
             "accepted: true"
         )
     notes = list(spec.notes)
-    if len(trials) < count:
+    if searched:
+        notes.append(
+            f"search {spec.search.kind}: {spec.num_samples:,} configurations for each combination of the grids, the defaults first; up to "
+            f"{spec.search.startup} are known from the start, each further one follows from the results so far"
+        )
+    elif len(trials) < count:
         notes.append(f"{count - len(trials):,} of {count:,} trials equal another one; each is run once")
     if spec.scheduler.kind == "asha":
-        alone = [name for name, number in _group_sizes(trials).items() if number == 1]
+        alone = [name for name, number in _group_sizes(trials).items() if number == 1 and not to_come.get(name)]
         if alone:
             notes.append(f"ASHA stops nothing in {', '.join(alone)}: a single trial has nothing to be compared with")
     return Plan(
@@ -100,73 +123,58 @@ def make_plan(spec: SweepSpec, *, limit: int = MAX_TRIALS, yes: bool = False, au
         trials=trials,
         notes=tuple(notes),
         equal_within=spec.equal_within,
+        to_come=to_come,
     )
 
 
-def _drafts(spec: SweepSpec, where: str) -> list[_Draft]:
+def _drafts(spec: SweepSpec, where: str, held: Plan | None) -> tuple[list[_Draft], dict[str, int]]:
+    """Return all drafts, and for each group with a search how many configurations are still to be proposed."""
     drafts: list[_Draft] = []
+    to_come: dict[str, int] = {}
     keys: set[str] = set()
     problems: dict[str, list[str]] = {}
-    constant = _constant(spec)
-    configurations = list(_configurations(spec, constant))
-    for values in configurations:
-        for rank, seed in enumerate(spec.all_seeds):
-            given = {**values, SEED: seed}
-            keys |= given.keys()
-            try:
-                config = make_config(given, where=where)
-            except ConfigError as error:
-                told = ", ".join(f"{key} {value}" for key, value in sorted(given.items()) if key not in constant)
-                for line in error.problems:
-                    problems.setdefault(line, []).append(told)
-                break
-            held = config.model_dump(mode="json")
-            drafts.append(
-                _Draft(
-                    config,
-                    held,
-                    _label(held[spec.scheduler.group_by]),
-                    config.model_copy(update={SEED: 0}).digest(),
-                    rank,
-                    relative_cost(held),
-                )
-            )
+    tried = 0
+    for cell in cells(spec):
+        known = cell.known(held)
+        tried += len(known)
+        for number, values in enumerate(known):
+            found = _seeds_of(cell, values, number if cell.searched else 0, where, problems)
+            drafts += found
+            keys |= {key for draft in found for key in draft.given}
+        if cell.searched and drafts:
+            group = drafts[-1].group
+            to_come[group] = to_come.get(group, 0) + cell.budget - len(known)
     if problems:
         lines = [
             f"{line} (the trial with {told[0]}{f', and {len(told) - 1:,} more' if told[1:] else ''}"
-            f"{_CROSSED if len(told) < len(configurations) else ''})"
+            f"{_CROSSED if len(told) < tried else ''})"
             for line, told in problems.items()
         ]
         rest = len(lines) - MAX_PROBLEMS
         raise ConfigError([*lines[:MAX_PROBLEMS], *([f"and {rest:,} more problems"] if rest > 0 else [])])
     # All trials name the same keys, also those that only one backbone has values of its own for.
-    return [replace(draft, values={key: draft.values[key] for key in sorted(keys)}) for draft in drafts]
+    return [replace(draft, values={key: draft.values[key] for key in sorted(keys)}) for draft in drafts], to_come
 
 
-def _constant(spec: SweepSpec) -> dict[str, Any]:
-    return {**spec.policies, **{k: v for k, v in spec.fixed.items() if k != SEED}, BUDGET: spec.epochs}
-
-
-def _configurations(spec: SweepSpec, constant: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each configuration's values, without its seed: the grids crossed, and `num_samples` draws for each cell."""
-    for backbone in spec.backbones:
-        own = spec.distributions(backbone)
-        grids = {key: d for key, d in sorted(own.items()) if isinstance(d, Grid)}
-        drawn = {key: d for key, d in sorted(own.items()) if not isinstance(d, Grid)}
-        for point in itertools.product(*(grid.values for grid in grids.values())):
-            cell = {BACKBONE: backbone, **dict(zip(grids, point, strict=True))}
-            for sample in range(spec.num_samples if drawn else 1):
-                draws = {
-                    key: distribution.at(_fraction(spec.sample_seed, cell, key, sample))
-                    for key, distribution in drawn.items()
-                }
-                yield {**constant, **cell, **draws}
-
-
-def _fraction(sample_seed: int, cell: dict[str, Any], key: str, sample: int) -> float:
-    """Return a number in [0, 1) for one draw: 53 bits of a hash, so that more samples leave the first ones alone."""
-    text = json.dumps([sample_seed, sorted(cell.items()), key, sample])
-    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11) / 2**53
+def _seeds_of(
+    cell: Cell, values: dict[str, Any], number: int, where: str, problems: dict[str, list[str]]
+) -> list[_Draft]:
+    """Return one configuration's drafts; what is wrong with it goes to `problems`, with the values at fault."""
+    spec, shared = cell.spec, constant(cell.spec)
+    drafts: list[_Draft] = []
+    for rank, seed in enumerate(spec.all_seeds):
+        given = {**shared, **cell.values, **values, SEED: seed}
+        try:
+            config = make_config(given, where=where)
+        except ConfigError as error:
+            told = ", ".join(f"{key} {value}" for key, value in sorted(given.items()) if key not in shared)
+            for line in error.problems:
+                problems.setdefault(line, []).append(told)
+            break
+        held = config.model_dump(mode="json")
+        group, digest = _label(held[spec.scheduler.group_by]), config.model_copy(update={SEED: 0}).digest()
+        drafts.append(_Draft(config, held, group, digest, tuple(given), number, rank, relative_cost(held)))
+    return drafts
 
 
 def _explores(draft: _Draft, spec: SweepSpec) -> bool:
@@ -186,6 +194,7 @@ def _in_order(drafts: list[_Draft], spec: SweepSpec) -> list[_Draft]:
             -group_cost[d.group],
             d.group,
             d.seed_rank,
+            d.number,
             -d.cost,
             _natural(d.values),
             d.config_digest,
@@ -203,6 +212,9 @@ def _natural(values: dict[str, Any]) -> list[tuple[str, float, str]]:
 
 def _named(drafts: list[_Draft], spec: SweepSpec, auto_gpu: float) -> tuple[PlannedTrial, ...]:
     varying = varying_keys([draft.values for draft in drafts], spec.scheduler.group_by)
+    if spec.search.kind != "random":
+        # Names must not follow from what a search has tried so far.
+        varying = tuple(key for key in drafts[0].values if key in {*varying, *spec.drawn()})
     names = short_keys(varying)
     trials = []
     for draft in drafts:

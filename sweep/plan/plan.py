@@ -62,6 +62,8 @@ class Plan(BaseModel):
         trials: The trials.
         notes: What a reader should know before the sweep starts, one line each.
         equal_within: Differences in mean_f1 below it are none for practical purposes.
+        to_come: By group, configurations that a search is still to propose; 0 when it has proposed all, and no entry for a
+            group without one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,10 +77,11 @@ class Plan(BaseModel):
     trials: tuple[PlannedTrial, ...]
     notes: tuple[str, ...] = ()
     equal_within: Annotated[float, Field(gt=0, lt=1)] = EQUAL_WITHIN
+    to_come: dict[str, Annotated[int, Field(ge=0)]] = {}
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of plan.json."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude=None if self.to_come else {"to_come"})
 
     @classmethod
     def from_json(cls, value: Any, *, where: str = "plan.json") -> Plan:
@@ -130,14 +133,20 @@ class Plan(BaseModel):
         seeds = self.space.get("space", {}).get("seed", {}).get("grid", [self.trials[0].seed])
         return tuple(trial for trial in self.trials if trial.seed in seeds)
 
+    def exploring_to_come(self, group: str) -> int:
+        """Return how many trials of a group are still to be proposed, seeds that do not explore apart."""
+        first = next(trial for trial in self.trials if trial.group == group).config_id
+        seeds = sum(trial.explores for trial in self.trials if trial.config_id == first)
+        return self.to_come.get(group, 0) * seeds
+
     def worst_case_epochs(self) -> int:
-        """Return how many epochs are trained if no trial is stopped early.
+        """Return how many epochs are trained if no trial is stopped early, proposals to come included.
 
         Seeds that do not explore run for one configuration of their group.
         """
         total = 0
-        for trials in self.groups().values():
-            exploring = sum(trial.explores for trial in trials)
+        for group, trials in self.groups().items():
+            exploring = sum(trial.explores for trial in trials) + self.exploring_to_come(group)
             others: dict[str, int] = {}
             for trial in trials:
                 others[trial.config_id] = others.get(trial.config_id, 0) + (not trial.explores)

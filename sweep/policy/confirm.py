@@ -82,7 +82,33 @@ def _standing(config_id: str, trials: Sequence[TrialState]) -> _Standing:
     return _Standing(config_id, tuple(trials), score, settled)
 
 
-def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> GroupChoice:
+@dataclass(frozen=True)
+class Worth:
+    """What exploration says of a configuration, for a search that proposes others.
+
+    Attributes:
+        score: What its winner is chosen by: the mean, over its seeds that got furthest, of their best mean_f1 so far. None if
+            nothing survived.
+        epochs: How far these seeds got.
+        over: Whether none of its seeds explores any more.
+        diverged: Whether one of them diverged.
+    """
+
+    score: float | None
+    epochs: int
+    over: bool
+    diverged: bool
+
+
+def worth_of(trials: Sequence[TrialState]) -> Worth:
+    """Return what exploration says of one configuration, given all its trials."""
+    lost = [t.status for t in trials if t.lost_exploring]
+    epochs = max((len(t.explored) for t in trials if not t.lost_exploring), default=0)
+    over = not any(t.exploring for t in trials)
+    return Worth(_standing(trials[0].config_id, trials).score, epochs, over, "diverged" in lost)
+
+
+def choose_group(states: Sequence[TrialState], *, confirm: bool = True, to_come: int | None = None) -> GroupChoice:
     """Decide for one group what runs, what is over and what may be thrown away.
 
     The winner is the configuration with the highest mean, over its seeds that got furthest, of their best
@@ -93,6 +119,7 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
     Args:
         states: The planned trials of the group, in plan order.
         confirm: Whether winners are brought to the full budget.
+        to_come: Configurations that a search is still to propose, without which exploration is not over; None without one.
     """
     assert states, "a group has at least one trial"
     assert len({state.group for state in states}) == 1, "choose_group takes the trials of one group"
@@ -102,8 +129,8 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
     standings = [_standing(config_id, trials) for config_id, trials in by_config.items()]
     ranked = sorted((s for s in standings if s.score is not None), key=lambda s: s.rank)
 
-    explore = _explore_order(states, ranked)
-    over = not explore
+    explore = _explore_order(states, ranked, as_planned=to_come is not None)
+    over = not explore and not to_come
     # Without confirm nothing can be lost after exploration, and a winner is the best explored configuration.
     alive = (s for s in ranked if not all(t.lost for t in s.trials))
     winner = next(alive, None) if over else None
@@ -139,17 +166,18 @@ def choose_group(states: Sequence[TrialState], *, confirm: bool = True) -> Group
     )
 
 
-def _explore_order(states: Sequence[TrialState], ranked: Sequence[_Standing]) -> tuple[str, ...]:
+def _explore_order(states: Sequence[TrialState], ranked: Sequence[_Standing], *, as_planned: bool) -> tuple[str, ...]:
     """Order the trials that still explore so that ASHA saves most.
 
     Stop-type ASHA lets early arrivals through, so scores that arrive in rising order save nothing. Trials that have
     begun come first. Then each configuration's first seed, from the middle of the plan outward: where quality
     rises and falls once along a grid, the middle is never the worst. Then the other seeds, those of the best
-    configuration so far first. The order decides what is compared when, never what a rung or the winner is.
+    configuration so far first. The order decides what is compared when, never what a rung or the winner is. A search says itself
+    which comes first: the defaults.
     """
     configs = list(dict.fromkeys(t.config_id for t in states))
     middle = (len(configs) - 1) / 2
-    outward = {config_id: abs(i - middle) for i, config_id in enumerate(configs)}
+    outward = {config_id: i if as_planned else abs(i - middle) for i, config_id in enumerate(configs)}
     rank = {standing.config_id: i for i, standing in enumerate(ranked)}
     round_of: dict[str, int] = {}
     keyed = []

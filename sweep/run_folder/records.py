@@ -185,7 +185,9 @@ class RunRecord:
     @property
     def running(self) -> bool:
         """Whether trials are still to come, or were when the sweep was interrupted."""
-        return any(record.status in ("planned", "running") for record in self.records)
+        return any(record.status in ("planned", "running") for record in self.records) or any(
+            self.plan.to_come.values()
+        )
 
     def count(self, status: str) -> int:
         """Return how many trials have this status."""

@@ -60,6 +60,15 @@ class Distribution:
         """Return the value at a fraction in [0, 1) of the list or range."""
         return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
 
+    def holds(self, value: Any) -> bool:
+        """Whether it can give a key this value."""
+        return value in self.values
+
+    @property
+    def size(self) -> float:
+        """How many values it can give a key."""
+        return len(dict.fromkeys(self.values))
+
     def to_json(self) -> dict[str, Any]:
         """Return the distribution as a search space writes it."""
         return {self.kind: list(self.values)}
@@ -77,7 +86,26 @@ class Choice(Distribution):
     kind = "choice"
 
 
-class Uniform(Distribution):
+class Floats(Distribution):
+    """A range of floats."""
+
+    @property
+    def size(self) -> float:
+        """Infinite: as many as there are floats."""
+        return math.inf
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a number of the range, its ends included."""
+        low, high = self.values
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+    def nearest(self, value: float) -> float:
+        """Return a value rounded to `SIGNIFICANT_DIGITS`, within the range."""
+        low, high = self.values
+        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
+
+
+class Uniform(Floats):
     """One float per draw from [low, high)."""
 
     kind = "uniform"
@@ -85,19 +113,18 @@ class Uniform(Distribution):
     def at(self, fraction: float) -> float:
         """Return `low + fraction * (high - low)`, rounded to `SIGNIFICANT_DIGITS`."""
         low, high = self.values
-        return min(max(float(f"{low + fraction * (high - low):.{SIGNIFICANT_DIGITS}g}"), low), high)
+        return self.nearest(low + fraction * (high - low))
 
 
-class LogUniform(Distribution):
+class LogUniform(Floats):
     """One float per draw from [low, high), whose logarithm is uniform; 0 < low."""
 
     kind = "loguniform"
 
     def at(self, fraction: float) -> float:
         """Return `low * (high / low) ** fraction`, rounded to `SIGNIFICANT_DIGITS`."""
-        (low, high), (log_low, log_high) = self.values, map(math.log, self.values)
-        value = math.exp(log_low + fraction * (log_high - log_low))
-        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
+        low, high = map(math.log, self.values)
+        return self.nearest(math.exp(low + fraction * (high - low)))
 
 
 class RandInt(Distribution):
@@ -109,6 +136,17 @@ class RandInt(Distribution):
         """Return the whole number at a fraction in [0, 1) of the range."""
         low, high = self.values
         return min(low + int(fraction * (high - low)), high - 1)
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a whole number of the range."""
+        low, high = self.values
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value < high
+
+    @property
+    def size(self) -> float:
+        """How many whole numbers there are."""
+        low, high = self.values
+        return high - low
 
 
 RANGES: tuple[type[Distribution], ...] = (Uniform, LogUniform, RandInt)

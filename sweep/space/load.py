@@ -152,6 +152,18 @@ def _settling(given: SchedulerSpec, scheduler: Mapping[str, Node], num_seeds: in
         )
 
 
+def _searching(spec: SweepSpec, where: str) -> Iterator[str]:
+    """Yield what speaks against proposals that follow from results."""
+    asked = f"{where}: search.kind = {spec.search.kind}"
+    if not spec.drawn():
+        yield f"{asked} has nothing to propose, for every key is a grid; accepted: random, or a loguniform, uniform, randint or choice"
+    if spec.scheduler.kind == "race":
+        yield (
+            f"{asked} with scheduler.kind = race: a race compares all configurations at its first rung, and most are proposed only when "
+            "others are over; accepted: asha or fifo, or search.kind: random"
+        )
+
+
 def _cross_check(spec: SweepSpec, root: Node, problems: list[str], notes: list[str]) -> None:
     """Check what takes more than one section to see."""
     drawn, num_seeds, given = spec.drawn(), len(spec.seeds), spec.scheduler
@@ -167,6 +179,8 @@ def _cross_check(spec: SweepSpec, root: Node, problems: list[str], notes: list[s
         notes.append(
             f"{source_of(spec.path)}: {names}: drawn only once for each combination of the grids (num_samples: 1)"
         )
+    if spec.search.kind != "random":
+        problems += _searching(spec, root.entries("search")["kind"].where)
     if given.group_by in drawn:
         problems.append(
             f"{scheduler['group_by'].where}: scheduler.group_by = {shown(given.group_by)} is drawn at random, so each "

@@ -1,4 +1,4 @@
-"""The scheduler's section of a search space."""
+"""The sections of a search space that say what runs and what is stopped: its scheduler, and its search."""
 
 from __future__ import annotations
 
@@ -42,3 +42,15 @@ class SchedulerSpec(Section):
         description="run each group's best configuration in full for all seeds; settle: seed by seed, until told apart",
     )
     seeds: SeedsSpec | None = Field(default=None, description="with confirm: settle, further seeds for the best ones")
+
+
+class SearchSpec(Section):
+    """Where the values of random keys come from."""
+
+    kind: Literal["random", "tpe"] = Field(
+        default="random",
+        description="random draws all at once; tpe lets Optuna propose one configuration after another, from what the others scored",
+    )
+    startup: int = Field(
+        default=10, ge=1, description="of tpe: how many configurations, the defaults first, follow from no score"
+    )

@@ -33,7 +33,7 @@ from sweep.space.distributions import (
     optional,
     value_type,
 )
-from sweep.space.scheduler import SchedulerSpec, Section
+from sweep.space.scheduler import SchedulerSpec, SearchSpec, Section
 
 # Fields that the sweep itself sets, and what to use instead.
 RESERVED = {
@@ -187,6 +187,7 @@ class SpaceFile(Keys):
     fixed: Annotated[dict[str, Any], _Fixed] = Field(default={}, description="one value for every trial")
     num_samples: int = Field(default=1, ge=1, strict=True, description="draws for each combination of the grids")
     sample_seed: int = Field(default=0, ge=0, strict=True, description="seed of the draws")
+    search: SearchSpec = SearchSpec()
     equal_within: float = Field(
         default=EQUAL_WITHIN, gt=0, lt=1, description="differences in mean_f1 below it are none for practical purposes"
     )
@@ -314,6 +315,7 @@ class SweepSpec(SpaceFile):
             },
             "num_samples": self.num_samples if drawn else None,
             "sample_seed": self.sample_seed if drawn else None,
+            "search": None if self.search.kind == "random" else self.search.model_dump(),
             # What counts as equal is said before the scores are seen.
             "equal_within": None if self.equal_within == EQUAL_WITHIN else self.equal_within,
             "scheduler": scheduler,

@@ -41,10 +41,11 @@ SPACE: dict[str, Any] = {
 
 
 def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested dict with some leaves replaced."""
+    """Return a nested dict with some leaves replaced; what a key of a space takes its values from is one leaf."""
     out = dict(base)
     for key, value in changes.items():
-        out[key] = changed(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), dict) else value
+        nested = isinstance(value, Mapping) and isinstance(out.get(key), dict) and "grid" not in out[key]
+        out[key] = changed(out[key], value) if nested else value
     return out
 
 

@@ -224,7 +224,7 @@ def test_an_odd_space_means_this(case: Odd, tmp_path: Path) -> None:
 TWO_VALUES = {  # no keyword compares one value with another
     "range upside down", "range of nothing", "root and demo", "fixed and swept", "data and fixed", "repeats of a grid",
     "more explorers than seeds", "seeds that never run", "seeds that never race", "grouped by draws",
-    "nothing to settle with", "seeds without settling", "fewer seeds than the grid",
+    "nothing to settle with", "seeds without settling", "fewer seeds than the grid", "a search over grids", "a search that races",
 }  # fmt: skip
 WHOLE_PLAN = {
     "a million trials",
