@@ -30,7 +30,10 @@ from sweep.run_folder.records import read_run
 
 SPACE = Path("search_spaces/recipe_ladder.yaml")
 # Stands on nothing; higher rates, as weights drawn at random need.
-RANDOM = ("random weights", {"fixed.weights": "none", "fixed.weights_map": None, "space.lr": {"grid": [1e-3, 2e-3, 4e-3]}})
+RANDOM = (
+    "random weights",
+    {"fixed.weights": "none", "fixed.weights_map": None, "space.lr": {"grid": [1e-3, 2e-3, 4e-3]}},
+)
 BASE: tuple[str, dict[str, Any]] = ("ImageNet weights", {})
 INGREDIENTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("norm_momentum 0.1", {"fixed.norm_momentum": 0.1}),

@@ -27,7 +27,9 @@ SMALL = Shape(spaces={"resnet50": (1e-4,)}, seeds=(1, 2), epochs=3, num_val=90, 
 def test_a_relative_data_folder_is_told_by_a_trial(typed: list[str], found: str, tmp_path: Path) -> None:
     folder = open_folder(make_run(tmp_path / "run", SMALL))
     write_json(folder, "sweep.json", {"command_line": typed})
-    write_json(folder.sub("trials", read_run(folder).records[0].trial_id), "config.json", {"config": {"root": "/there/faces"}})
+    write_json(
+        folder.sub("trials", read_run(folder).records[0].trial_id), "config.json", {"config": {"root": "/there/faces"}}
+    )
     run = read_run(folder)
     assert data_folder(run) == found
     words = shlex.split(command_to_go_on(run, str(tmp_path)))
