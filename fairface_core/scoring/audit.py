@@ -82,30 +82,14 @@ def subgroup_audit(
         reverse. FairFace has no line at 18 and its labels are impressions: this is no error rate of an age check.
     """
     assert len(age) > 0, "an audit needs images"
-    arrays = (age_pred, gender_pred, age, gender)
+    groups, not_given = _groups(age, gender, race)
+    by = _rows(groups, age_pred, gender_pred, age, gender)
     everyone = np.ones(len(age), dtype=bool)
-    groups: dict[str, dict[str, np.ndarray]] = {
-        "gender": {label: gender == k for k, label in enumerate(GENDERS)},
-        "age": {label: age == k for k, label in enumerate(AGE_GROUPS)},
-    }
-    not_given = 0
-    if race is not None:
-        names = np.array([str(value).strip() for value in race])
-        given = sorted(name for name in set(names.tolist()) if name.lower() not in _NOT_GIVEN)
-        not_given = int((~np.isin(names, given)).sum())
-        groups["race"] = {name: names == name for name in given}
-        groups["race_x_gender"] = {
-            f"{name} x {label}": (names == name) & (gender == k) for name in given for k, label in enumerate(GENDERS)
-        }
-    by = {
-        axis: [_row(label, mask, arrays) for label, mask in masks.items() if mask.any()]
-        for axis, masks in groups.items()
-    }
     compared = {axis: _compare(rows) for axis, rows in by.items()}
     audit: dict[str, Any] = {
         "min_images": MIN_IMAGES,
         "confidence": CONFIDENCE,
-        "overall": _row("all", everyone, arrays),
+        "overall": _row("all", everyone, (age_pred, gender_pred, age, gender)),
         "by": by,
     }
     if race is not None:
@@ -124,6 +108,39 @@ def subgroup_audit(
             axis: {metric: facts[fact] for metric, facts in metrics.items()} for axis, metrics in compared.items()
         }
     return audit
+
+
+def group_rows(
+    age_pred: np.ndarray, gender_pred: np.ndarray, age: np.ndarray, gender: np.ndarray, race: np.ndarray | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return `by` of `subgroup_audit` alone, for the same arguments: none of its draws is made."""
+    return _rows(_groups(age, gender, race)[0], age_pred, gender_pred, age, gender)
+
+
+def _groups(
+    age: np.ndarray, gender: np.ndarray, race: np.ndarray | None
+) -> tuple[dict[str, dict[str, np.ndarray]], int]:
+    """Return the mask of each group of each axis, and how many images say nothing of race."""
+    groups: dict[str, dict[str, np.ndarray]] = {
+        "gender": {label: gender == k for k, label in enumerate(GENDERS)},
+        "age": {label: age == k for k, label in enumerate(AGE_GROUPS)},
+    }
+    if race is None:
+        return groups, 0
+    names = np.array([str(value).strip() for value in race])
+    given = sorted(name for name in set(names.tolist()) if name.lower() not in _NOT_GIVEN)
+    groups["race"] = {name: names == name for name in given}
+    groups["race_x_gender"] = {
+        f"{name} x {label}": (names == name) & (gender == k) for name in given for k, label in enumerate(GENDERS)
+    }
+    return groups, int((~np.isin(names, given)).sum())
+
+
+def _rows(groups: dict[str, dict[str, np.ndarray]], *arrays: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    return {
+        axis: [_row(label, mask, arrays) for label, mask in masks.items() if mask.any()]
+        for axis, masks in groups.items()
+    }
 
 
 def _row(label: str, mask: np.ndarray, arrays: tuple[np.ndarray, ...]) -> dict[str, Any]:

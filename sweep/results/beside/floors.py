@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairface_core.errors import ConfigError, shown
-from fairface_core.scoring.audit import MIN_IMAGES, subgroup_audit
+from fairface_core.scoring.audit import MIN_IMAGES, group_rows
 from fairface_core.trial.stored import Stored
 from sweep.results.beside.candidates import Candidate
 from sweep.results.leaderboard import Board, Configuration
@@ -146,7 +146,7 @@ def answer_floor(board: Board, candidates: Sequence[Candidate], floor: Floor) ->
 
 def _groups(stored: Stored, metric: str) -> list[tuple[WorstGroup, bool]]:
     """Return the groups of one seed, and of each whether it is too small to be judged."""
-    audit: dict[str, Any] = subgroup_audit(
+    by = group_rows(
         stored.age_prob.argmax(axis=1), stored.gender_prob.argmax(axis=1), stored.age, stored.gender, _race(stored)
     )
     return [
@@ -154,7 +154,7 @@ def _groups(stored: Stored, metric: str) -> list[tuple[WorstGroup, bool]]:
             WorstGroup(f"{axis_words(axis)} {row['group']}", row["n"], row[metric], row[f"{metric}_low"]),
             row["too_small"],
         )
-        for axis, rows in audit["by"].items()
+        for axis, rows in by.items()
         for row in rows
     ]
 

@@ -72,7 +72,10 @@ def gather(board: Board, asked: Asked) -> Beside:
     doubtful: list[Seen] = []
     best = board.ranked[0].best if board.ranked else None
     if asked.num_faces and best is not None:
-        stored = read_stored(board.run.folder.sub("trials", best.trial_id), "test")
+        # It is no candidate where another seed of its configuration has lost its predictions.
+        stored = next((one.test for one in candidates if one.record is best), None) or read_stored(
+            board.run.folder.sub("trials", best.trial_id), "test"
+        )
         if isinstance(stored, Stored):
             worst, doubtful = worst_and_doubtful(stored, asked.num_faces)
     return Beside(
