@@ -27,7 +27,7 @@ from fairface_core.console import tell
 from fairface_core.errors import CACHE_ADVICE, CacheError
 from fairface_core.images.decode import ImageError, Raw
 from fairface_core.images.places import ahead, batches
-from fairface_core.images.worker import bytes_per_image, decode_rows, place
+from fairface_core.images.worker import bytes_per_image, decode_rows
 from fairface_core.machine.pulse import beat
 from fairface_core.machine.resources import local_cpus
 
@@ -131,8 +131,6 @@ def _decode_all(
         file.truncate(bytes_per_image(size_px) * len(paths))
         handle = file.fileno()
 
-        pixels = place(size_px)
-
         def count(reply: dict[str, Any]) -> None:
             decoded.add(reply)
             beat()
@@ -145,10 +143,10 @@ def _decode_all(
                 count(reply)
         else:
             for span in spans(paths, _SPAN):
-                count(decode_rows(span, pixels, handle))
+                count(decode_rows(span, size_px, handle))
         # One at a time, whatever the number of processes: each may take 0.5 GiB.
         for span in spans([paths[row] for row in decoded.large], 1):
-            count(decode_rows(span, pixels, handle, allow_large=True))
+            count(decode_rows(span, size_px, handle, allow_large=True))
     return decoded
 
 
@@ -158,8 +156,7 @@ class _Crew:
     def __init__(self, num_processes: int, size_px: int, target: Path) -> None:
         package_root = str(Path(__file__).resolve().parents[2])
         python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        # numpy's OpenBLAS would start a thread for each core in every process; none of them multiplies matrices.
-        environment = _KEEP_MEMORY | {"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": python_path}
+        environment = _KEEP_MEMORY | os.environ | {"PYTHONPATH": python_path}
         command = [sys.executable, "-m", "fairface_core.images.worker", str(target), str(size_px)]
         self._stack, self._num_processes = ExitStack(), num_processes
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()

@@ -12,8 +12,7 @@ import threading
 import warnings
 from dataclasses import dataclass, replace
 
-import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from fairface_core.errors import DataError
 from fairface_core.files.regular import open_regular
@@ -32,6 +31,8 @@ _LARGE_PIXELS = 2**22
 _large_image = threading.Lock()
 # `warnings.catch_warnings` changes the whole process: threads take turns.
 _header = threading.Lock()
+# Pillow hands out pixels in pieces of this size and joins them: an image of 224 px is one piece.
+ImageFile.MAXBLOCK = 2**18
 
 
 class ImageError(DataError):
@@ -82,15 +83,14 @@ class ImageFacts:
     orientation: int = 1
 
 
-def decode_into(raw: bytes, path: str, size_px: int, out: np.ndarray, *, allow_large: bool = True) -> None:
-    """Decode one image file into its place; the pixels and the refusals are those of `image_from_bytes`.
+def square_from_bytes(raw: bytes, path: str, size_px: int, *, allow_large: bool = True) -> Image.Image:
+    """Decode one image file to a square of RGB; the pixels and the refusals are those of `image_from_bytes`.
 
     Args:
         raw: The file's bytes.
         path: What to call it.
-        size_px: Square size, pixels.
-        out: Filled: uint8 [size_px, size_px, 3], RGB. Another size is brought to it as torchvision's
-            `Resize((size_px, size_px))` does for a PIL image: bilinear, with antialiasing.
+        size_px: Its side, pixels. Another size is brought to it as torchvision's `Resize((size_px, size_px))` does for a
+            PIL image: bilinear, with antialiasing.
         allow_large: Whether to decode images above 4 million pixels; they take turns.
 
     Raises:
@@ -98,9 +98,7 @@ def decode_into(raw: bytes, path: str, size_px: int, out: np.ndarray, *, allow_l
         ImageError: Naming the path and the reason.
     """
     image = image_from_bytes(raw, path, allow_large=allow_large)[0]
-    if image.size != (size_px, size_px):
-        image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
-    out[:] = np.asarray(image)
+    return image if image.size == (size_px, size_px) else image.resize((size_px, size_px), Image.Resampling.BILINEAR)
 
 
 def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tuple[Image.Image, ImageFacts]:

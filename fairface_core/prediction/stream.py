@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from fairface_core.errors import CheckpointError
-from fairface_core.images.decode import ImageError, decode_into
+from fairface_core.images.decode import ImageError, square_from_bytes
 from fairface_core.images.places import read_place
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.prediction.models import Member
@@ -126,7 +126,7 @@ def _decode(pictures: Sequence[Picture], pixels: dict[int, np.ndarray], start: i
             raw = b"" if error else picture.raw if picture.raw is not None else read_place(picture.path)
             for size_px, images in pixels.items():
                 if not error:
-                    decode_into(raw, picture.path, size_px, images[row])
+                    images[row] = np.asarray(square_from_bytes(raw, picture.path, size_px))
         except ImageError as refused:
             error = refused.reason
         errors.append(error)

@@ -426,7 +426,7 @@ def test_decoding_processes_start_light() -> None:
     code = "import fairface_core.images.worker, sys; print('\\n'.join(sys.modules))"
     loaded = set(run(code).communicate(timeout=60)[0].split())
     assert "PIL.Image" in loaded
-    assert not loaded & {"torch", "pandas", "subprocess", "concurrent.futures"}
+    assert not loaded & {"torch", "numpy", "pandas", "subprocess", "concurrent.futures"}
 
 
 def test_opening_the_cache_of_all_of_fairface_is_quick(tmp_path: Path) -> None:
