@@ -91,7 +91,7 @@ def _stream(member: Member, files: Sequence[str], out: Path) -> float:
 def _constant(member: Member, num_images: int) -> float:
     side = member.decoded_px
     pixels = torch.randint(0, 256, (member.batch_size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    images = prepare_eval(pixels, member.image_size).contiguous(memory_format=member.memory_format)
+    images = prepare_eval(pixels, member.image_size, member.memory_format)
     with torch.inference_mode():
         for start in range(0, num_images, member.batch_size):
             member.network(images[: num_images - start])

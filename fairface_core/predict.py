@@ -86,12 +86,15 @@ def _predict(arguments: argparse.Namespace) -> int:
     from fairface_core.machine.device import choose_device
     from fairface_core.machine.resources import local_cpus
     from fairface_core.prediction.models import batch_size_of, load_member
-    from fairface_core.prediction.sets import least_probabilities_of
     from fairface_core.prediction.stream import stream_answers
 
     device = choose_device(config.device)
     members = [load_member(path, device) for path in arguments.model]
-    least = None if arguments.level is None else least_probabilities_of(members, arguments.level)
+    least = None
+    if arguments.level is not None:
+        from fairface_core.prediction.sets import least_probabilities_of
+
+        least = least_probabilities_of(members, arguments.level)
     _tell(members, arguments.level)
     total = _total(sources)
     if total == 0:

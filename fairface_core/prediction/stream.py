@@ -155,7 +155,7 @@ def _logits(member: Member, images: np.ndarray, device: torch.device) -> Logits:
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     amp_dtype = member.amp_dtype
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
-        prepared = prepare_eval(pixels, member.image_size).contiguous(memory_format=member.memory_format)
+        prepared = prepare_eval(pixels, member.image_size, member.memory_format)
         age, gender = member.network(prepared)
         logits = Logits(age.float().cpu().numpy(), gender.float().cpu().numpy())
     if not logits.finite:

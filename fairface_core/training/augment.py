@@ -220,19 +220,21 @@ def _to_device(device: torch.device, *columns: Tensor) -> Sequence[Tensor]:
     return together.to(device, non_blocking=True).split([column.shape[1] for column in columns], dim=1)
 
 
-def prepare_eval(images: Tensor, out_px: int) -> Tensor:
-    """Resize to the square input if need be, and normalize.
+def prepare_eval(images: Tensor, out_px: int, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """Resize to the square input if need be, and normalize: float32 [B, 3, out_px, out_px].
 
     Args:
         images: uint8 [B, 3, S, S], RGB.
         out_px: Square output, pixels.
-
-    Returns:
-        float32 [B, 3, out_px, out_px].
+        memory_format: Layout that the network wants.
     """
-    pixels = resize(images, out_px).float()
-    # Plane by plane: in channels_last the CPU takes three times as long to normalize at 224 px.
-    return normalize(pixels.contiguous() if pixels.device.type == "cpu" else pixels)
+    pixels = resize(images, out_px).float().contiguous(memory_format=memory_format)
+    if pixels.device.type != "cpu" or memory_format != torch.channels_last:
+        return normalize(pixels)
+    # By whole lines: three numbers at a time take three times as long at 224 px.
+    mean, scale = (value.flatten().repeat(out_px) for value in _mean_and_scale(pixels.device))
+    pixels.permute(0, 2, 3, 1).view(len(pixels), out_px, 3 * out_px).sub_(mean).mul_(scale)
+    return pixels
 
 
 def resize(images: Tensor, size_px: int) -> Tensor:

@@ -12,16 +12,18 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fairface_core.dataset.prepare import Split
-from fairface_core.images.cache import ImageCache
 from fairface_core.labels import GENDERS
 from fairface_core.training.seeding import balanced_order, epoch_order
+
+if TYPE_CHECKING:
+    from fairface_core.dataset.prepare import Split
+    from fairface_core.images.cache import ImageCache
 
 # Batches on their way beyond the one in use.
 _AHEAD = 2

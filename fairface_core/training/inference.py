@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
 from fairface_core.config.train_config import TrainConfig
-from fairface_core.dataset.prepare import Split
-from fairface_core.images.cache import ImageCache
 from fairface_core.machine.pulse import beat
 from fairface_core.scoring.metrics import Logits
 from fairface_core.training.augment import prepare_eval
 from fairface_core.training.batches import eval_batches
+
+if TYPE_CHECKING:
+    from fairface_core.dataset.prepare import Split
+    from fairface_core.images.cache import ImageCache
 
 # The batch that a checkpoint was trained with may fit no memory.
 MAX_BATCH = 256
@@ -58,7 +62,7 @@ def predict(
     age, gender = [], []
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         for batch in eval_batches(cache, split, batch_size=batch_size, device=device):
-            images = prepare_eval(batch.images, image_size).contiguous(memory_format=memory_format)
+            images = prepare_eval(batch.images, image_size, memory_format)
             age_logits, gender_logits = model(images)
             age.append(age_logits.float())
             gender.append(gender_logits.float())

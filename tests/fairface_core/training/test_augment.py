@@ -231,6 +231,9 @@ def test_evaluation_input_equals_torchvisions(out_px: int) -> None:
     # Without a resize only float rounding; with one, a level of uint8.
     tolerance = 2e-6 if out_px == 64 else 1.01 / 255 / min(STD)
     torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
+    in_lines = prepare_eval(images, out_px, torch.channels_last)
+    assert in_lines.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(in_lines, got), "the layout changes no bit"
 
 
 # --- the whole ------------------------------------------------------------------------------------------------
