@@ -163,9 +163,8 @@ def _logits(checks: Checks) -> None:
     mixed = loop.run.predict(loop.data.val)
     top = np.sort(mixed.age, axis=1)
     ties = float((top[:, -1] == top[:, -2]).mean())
-    amp, loop.run.amp_dtype = loop.run.amp_dtype, None
+    loop.run.scoring_dtype = None
     full = loop.run.predict(loop.data.val)
-    loop.run.amp_dtype = amp
     moved = float((mixed.age.argmax(1) != full.age.argmax(1)).mean())
     checks.check("logits are not rounded", ties < 1e-4, ties=ties, argmax_moved_by_amp=moved)
 

@@ -33,7 +33,7 @@ from benchmarks.inputs import data_root
 from benchmarks.loops import Job, Loops
 from benchmarks.measure import Row, interleave, not_measured, parser, rate_row, ratio_row, say, show, summary
 from benchmarks.peer import Peer
-from fairface_core.machine.provenance import cpu_features
+from fairface_core.machine.provenance import BF16_FEATURES, cpu_features
 
 BACKBONES = ("resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16")
 CONSTANT_GOAL = {"cuda": 0.95, "cpu": 0.97}
@@ -46,9 +46,9 @@ ORIGINAL_GOALS_CPU = {
     ("efficientnet_v2_s", 224): 1.15,
     ("mobilenet_v3_small", 64): 1.5,
 }
-# On a CPU with AMX tiles: bfloat16 over our own float32, and the whole loop over the original's; slower for none.
-AMX_GOALS = {"resnet50": 2.5, "vit_b_16": 2.5}
-AMX_ORIGINAL_GOAL = 4.0
+# On a CPU that multiplies in bfloat16: over our own float32, and the whole loop over the original's; slower for none.
+BF16_GOALS = {"resnet50": 2.5, "vit_b_16": 2.5}
+BF16_ORIGINAL_GOAL = 4.0
 
 
 def measure(loops: Loops, *, rounds: int, with_original: bool = True) -> list[Row]:
@@ -79,8 +79,8 @@ def measure(loops: Loops, *, rounds: int, with_original: bool = True) -> list[Ro
     if peer is not None:
         if device == "cuda":
             against = ORIGINAL_GOAL_CUDA
-        elif "amx_bf16" in cpu_features() and config.backbone in AMX_GOALS:
-            against = AMX_ORIGINAL_GOAL
+        elif loops.run.amp_dtype is not None and config.backbone in BF16_GOALS:
+            against = BF16_ORIGINAL_GOAL
         else:
             against = ORIGINAL_GOALS_CPU.get((config.backbone, loops.run.image_size), 1.0)
         respawn_s = summary([sample.wall_s for sample in peer.respawns])[0]
@@ -95,9 +95,10 @@ def measure(loops: Loops, *, rounds: int, with_original: bool = True) -> list[Ro
 def number_format(loops: Loops, *, rounds: int) -> Row:
     """Time the loop in the number format that this CPU gets against float32."""
     config = loops.config
-    name, goal = f"step.{config.backbone}@{loops.run.image_size}.cpu.bf16/fp32", AMX_GOALS.get(config.backbone, 1.0)
+    name, goal = f"step.{config.backbone}@{loops.run.image_size}.cpu.bf16/fp32", BF16_GOALS.get(config.backbone, 1.0)
     if loops.run.amp_dtype is None:
-        why = "this CPU has no AMX tiles" if "amx_bf16" not in cpu_features() else "float32 is this backbone's choice"
+        able = not BF16_FEATURES.isdisjoint(cpu_features())
+        why = "float32 is this backbone's choice" if able else "this CPU does not multiply in bfloat16"
         return not_measured(name, why, goal)
     job = dataclasses.replace(loops.job, changes={**loops.job.changes, "no_amp": True})
     taken = interleave({"bf16": loops.real, "fp32": Loops(job, loops.data).real}, rounds=rounds)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 TIMM, TIMM_PATTERN = timm_models.PREFIX, timm_models.NAME_PATTERN
 # Of more names than this a person chooses by another pattern; each takes half a second to count.
 MAX_MATCHES = 64
-# Up to 2.4 % of the multiply-adds in depthwise convolutions bfloat16 was measured faster on AMX tiles, at 13 % slower
-# (BackboneSpec.amx_bf16); in between nothing was measured.
+# Up to 2.4 % of the multiply-adds in depthwise convolutions bfloat16 was measured faster, at 13 % slower
+# (BackboneSpec.cpu_bf16); in between nothing was measured.
 _FEW_DEPTHWISE = 0.03
 _MOSTLY = 0.5
 _MEASURED = Path(__file__).with_name("backbones_measured.csv")
@@ -59,8 +59,8 @@ class BackboneSpec:
         gmac: Forward multiply-adds per image at its own input size, 1e9 (torchvision's `_ops`).
         channels_last: Whether channels_last was measured not slower on the CPU (docs/architecture.md, Facts about
             speed), or is the known gain of convnets on CUDA.
-        amx_bf16: Whether bfloat16 was measured faster than float32 on a CPU with AMX tiles: 1.4 to 3.2 times, but half
-            as fast where most of the work is depthwise convolutions.
+        cpu_bf16: Whether bfloat16 was measured faster than float32 on CPUs that multiply in it, with AMX tiles and with
+            AVX-512 alone: 1.3 to 3.2 times, but half as fast where much of the work is depthwise convolutions.
         batch_norm: Whether it takes the variance of a batch, which one image has not.
         stochastic_depth: Whether it has blocks that can be dropped at random.
         normalization: What its pretrained weights were trained with.
@@ -75,7 +75,7 @@ class BackboneSpec:
     num_params: int
     gmac: float
     channels_last: bool
-    amx_bf16: bool
+    cpu_bf16: bool
     batch_norm: bool
     stochastic_depth: bool = False
     normalization: Normalization = IMAGENET
@@ -167,7 +167,7 @@ def _timm_spec(backbone: str) -> BackboneSpec:
         found.num_params + _heads_params(found.feature_dim), found.gmac,
         # convnext_tiny, whose 1 x 1 convolutions are linear layers, gains nothing; networks of convolutions do.
         channels_last=found.conv_share >= _MOSTLY,
-        amx_bf16=found.depthwise_share <= _FEW_DEPTHWISE,
+        cpu_bf16=found.depthwise_share <= _FEW_DEPTHWISE,
         batch_norm=found.batch_norm,
         stochastic_depth=found.stochastic_depth,
         normalization=Normalization(entry.mean, entry.std),

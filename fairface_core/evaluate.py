@@ -133,7 +133,7 @@ def _show(result: Mapping[str, Any], name: str, arguments: argparse.Namespace) -
 def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, where: str) -> dict[str, Any]:
     from fairface_core.backbones import input_size
     from fairface_core.dataset.prepare import prepare_data
-    from fairface_core.machine.device import choose_amp_dtype, choose_device, choose_memory_format
+    from fairface_core.machine.device import choose_device, choose_memory_format, choose_scoring_dtype
     from fairface_core.model.network import AgeGenderModel, load_weights
     from fairface_core.model.objective import loss_weights
     from fairface_core.prediction.scored import further_facts
@@ -155,7 +155,7 @@ def _score(checkpoint: Checkpoint, config: TrainConfig, split_name: str, *, wher
     logits = predict(
         model, data.cache, split, image_size=image_size,
         batch_size=checkpoint_batch_size(config, device), device=device,
-        amp_dtype=choose_amp_dtype(config, device), memory_format=memory_format,
+        amp_dtype=choose_scoring_dtype(config, device), memory_format=memory_format,
     )  # fmt: skip
     if not logits.finite:
         raise CheckpointError(

@@ -12,7 +12,7 @@ import torch
 from fairface_core.backbones import spec_of
 from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import ConfigError
-from fairface_core.machine.provenance import cpu_features
+from fairface_core.machine.provenance import BF16_FEATURES, cpu_features
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,9 +42,8 @@ def cuda_refusal() -> str:
 def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     """Return the autocast type, or None for float32.
 
-    On CUDA bf16 where the GPU computes in it itself (a T4 only imitates it), else fp16. On a CPU that has AMX tiles bf16,
-    if the backbone's entry says that it gains; without AMX it was slower for every backbone (mobilenet_v3_small 327
-    against 809 images/s; docs/architecture.md, Facts about speed).
+    On CUDA bf16 where the GPU computes in it itself (a T4 only imitates it), else fp16. On a CPU that multiplies in it
+    itself (`BF16_FEATURES`) bf16, if the backbone's entry says that it gains.
     """
     if not config.amp:
         return None
@@ -54,9 +53,18 @@ def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype |
             return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
     if device.type == "cpu" and config.amp_dtype != "fp16":
-        gains = spec_of(config.backbone).amx_bf16 and "amx_bf16" in cpu_features()
+        gains = spec_of(config.backbone).cpu_bf16 and not BF16_FEATURES.isdisjoint(cpu_features())
         return torch.bfloat16 if gains or config.amp_dtype == "bf16" else None
     return None
+
+
+def choose_scoring_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return the autocast type of evaluation and prediction, or None for float32.
+
+    On a CPU float32, whatever training took: scores then do not depend on which instructions the processor has, an
+    answer does not depend on the images it was asked with, and both are those of an exported file. On a GPU that of training.
+    """
+    return None if device.type == "cpu" else choose_amp_dtype(config, device)
 
 
 def choose_memory_format(config: TrainConfig) -> torch.memory_format:

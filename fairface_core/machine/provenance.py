@@ -103,6 +103,9 @@ def _cpu_lines(key: str) -> list[str]:
 
 # What decides which number formats a CPU is fast in.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16")
+# Either makes bf16 faster than float32: AMX tiles, or AVX-512's dot product of bf16 pairs (AMD from Zen 4, Intel from
+# Cooper Lake). Other processors convert to float32 and back, and lose.
+BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def cpu_features() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from fairface_core.config.train_config import make_config
 from fairface_core.errors import CheckpointError, ConfigError, StorageError, one_line
 from fairface_core.files.folder import Folder, open_folder, read_json
 from fairface_core.images.cache import cache_size_px
-from fairface_core.machine.device import choose_amp_dtype, choose_memory_format
+from fairface_core.machine.device import choose_memory_format, choose_scoring_dtype
 from fairface_core.model.network import AgeGenderModel, load_weights
 from fairface_core.training.inference import checkpoint_batch_size
 from fairface_core.trial.checkpoint import BEST, load_checkpoint
@@ -93,7 +93,7 @@ def load_member(path: Path, device: torch.device) -> Member:
     network.to(device).to(memory_format=memory_format)
     network.eval()
     return Member(
-        network, image_size, cache_size_px(image_size, config.cache_px), memory_format, choose_amp_dtype(config, device),
+        network, image_size, cache_size_px(image_size, config.cache_px), memory_format, choose_scoring_dtype(config, device),
         checkpoint_batch_size(config, device), float(config.margin or DEFAULT_MARGIN), _report_of(path, checkpoint.epoch), path,
         f"{config.backbone} at {image_size} px, epoch {checkpoint.epoch}",
     )  # fmt: skip

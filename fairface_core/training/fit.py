@@ -22,6 +22,7 @@ from fairface_core.machine.device import (
     choose_amp_dtype,
     choose_device,
     choose_memory_format,
+    choose_scoring_dtype,
     peak_memory_gib,
     set_determinism,
 )
@@ -118,6 +119,7 @@ class Run:
         self.config, self.recorder, self.writer, self.device, self.data = config, recorder, writer, device, data
         self.image_size = input_size(config.backbone, config.image_size)
         self.amp_dtype = choose_amp_dtype(config, device)
+        self.scoring_dtype = choose_scoring_dtype(config, device)
         self.memory_format = choose_memory_format(config)
         torch.manual_seed(derived_seed(config.seed, 0, "initialization"))
         self.model = build_model(
@@ -276,7 +278,7 @@ class Run:
         return predict(
             network or self.scored, self.data.cache, split, image_size=self.image_size,
             batch_size=eval_batch_size(self.config, self.device),
-            device=self.device, amp_dtype=self.amp_dtype, memory_format=self.memory_format,
+            device=self.device, amp_dtype=self.scoring_dtype, memory_format=self.memory_format,
         )  # fmt: skip
 
     def score(self, logits: Logits, split: Split) -> dict[str, float]:

@@ -247,11 +247,7 @@ def _caveats(board: Board, best: Sequence[Configuration]) -> tuple[str, ...]:
     codes = {(r.report or {}).get("provenance", {}).get("code_digest") for one in best for r in one.full}
     if len(codes) > 1:
         caveats.append("The trials were not all trained by the same code (their code digests differ).")
-    formats = {(r.report or {}).get("provenance", {}).get("amp_dtype") for one in best for r in one.full}
-    if len(formats) > 1:
-        caveats.append(
-            f"The trials did not all compute in the same number format ({', '.join(sorted(map(str, formats)))})."
-        )
+    caveats += _formats(best)
     parts = {one.group: sizes for one in best if (sizes := _parts(one))}
     if parts:
         words = [f"{group} ({', '.join(map(str, sizes))} images)" for group, sizes in parts.items()]
@@ -276,6 +272,26 @@ def _looked(run: RunRecord, best: Sequence[Configuration]) -> list[str]:
         if any(r.stop for c in one.full for r in c.looks)
     ]
     return [f"{said} Left early: {listing(left)}." if left else said]
+
+
+def _formats(best: Sequence[Configuration]) -> list[str]:
+    """Say so where trials computed in another number format than alike ones, or on another kind of processor.
+
+    On one kind of CPU each backbone has its own format, the same in all its trials: that is no difference between them.
+    """
+    chosen: dict[str, set[str]] = {}
+    kinds = set()
+    for record in (r for one in best for r in one.full):
+        facts = (record.report or {}).get("provenance", {})
+        asked = str([record.config.get(key) for key in ("backbone", "no_amp", "amp_dtype")])
+        chosen.setdefault(asked, set()).add(str(facts.get("amp_dtype")))
+        kinds.add(
+            "bf16" in str(facts.get("cpu_features")) if facts.get("device") == "cpu" else str(facts.get("device_name"))
+        )
+    formats = set().union(*chosen.values())
+    if len(formats) < 2 or (len(kinds) == 1 and all(len(found) == 1 for found in chosen.values())):
+        return []
+    return [f"The trials did not all compute in the same number format ({', '.join(sorted(formats))})."]
 
 
 def _parts(one: Configuration) -> list[int]:

@@ -182,16 +182,19 @@ def test_real_images_score_nearly_the_same_at_384(real_data: Path, tmp_path: Pat
     assert agreement >= 0.995, agreement
 
 
+@pytest.mark.parametrize("amp_dtype", ["fp16", "bf16"])
 def test_our_own_checkpoint_scores_as_its_report_says(
-    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], amp_dtype: str
 ) -> None:
+    """Also where training took bfloat16 and evaluation has other batches: scores are float32's on every CPU."""
     from fairface_core import fit, make_config
 
     report = fit(make_config({
         "root": str(demo_root), "out_dir": str(tmp_path / "run"), "backbone": "mobilenet_v3_small", "weights": "none",
         "image_size": 32, "epochs": 1, "batch_size": 16, "limit_train": 64, "device": "cpu", "results_csv": None,
+        "amp_dtype": amp_dtype,
     }))  # fmt: skip
-    got = evaluated(demo_root, tmp_path / "run" / "best.pt", capsys)
+    got = evaluated(demo_root, tmp_path / "run" / "best.pt", capsys, "--eval_batch_size", "7")
     assert got["test_metrics"] == pytest.approx(report.test_metrics, rel=1e-6)
     assert got["num_images"] == 40
     got = evaluated(demo_root, tmp_path / "run" / "best.pt", capsys, "--split", "val")

@@ -9,11 +9,17 @@ from fairface_core.backbones import BACKBONES
 from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from fairface_core.machine import device as device_module
-from fairface_core.machine.device import choose_amp_dtype, choose_device, cuda_refusal, set_determinism
+from fairface_core.machine.device import (
+    choose_amp_dtype,
+    choose_device,
+    choose_scoring_dtype,
+    cuda_refusal,
+    set_determinism,
+)
 from fairface_core.machine.provenance import cpu_features
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-AMX = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+AVX512 = ("avx2", "avx512f")
 
 
 def config(backbone: str = "resnet50", **changes: object) -> TrainConfig:
@@ -21,17 +27,19 @@ def config(backbone: str = "resnet50", **changes: object) -> TrainConfig:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_cpu_with_amx_computes_in_bfloat16_where_that_was_measured_faster(
-    backbone: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("more", [("avx512_bf16",), ("avx512_bf16", "amx_bf16")])
+def test_a_cpu_that_multiplies_in_bfloat16_trains_in_it_where_that_was_measured_faster(
+    backbone: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_module, "cpu_features", lambda: AMX)
+    monkeypatch.setattr(device_module, "cpu_features", lambda: AVX512 + more)
     expected = None if backbone == "mobilenet_v3_small" else torch.bfloat16
     assert choose_amp_dtype(config(backbone), CPU) is expected
     assert choose_amp_dtype(config(backbone, no_amp=True), CPU) is None
     assert choose_amp_dtype(config(backbone, amp_dtype="fp16"), CPU) is None
-    monkeypatch.setattr(device_module, "cpu_features", lambda: AMX[:3])
+    monkeypatch.setattr(device_module, "cpu_features", lambda: AVX512)
     assert choose_amp_dtype(config(backbone), CPU) is None
     assert choose_amp_dtype(config(backbone, amp_dtype="bf16"), CPU) is torch.bfloat16
+    assert choose_scoring_dtype(config(backbone, amp_dtype="bf16"), CPU) is None
 
 
 def test_a_gpu_that_only_imitates_bfloat16_gets_float16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +50,7 @@ def test_a_gpu_that_only_imitates_bfloat16_gets_float16(monkeypatch: pytest.Monk
         )
         assert choose_amp_dtype(config(), CUDA) is expected
     assert choose_amp_dtype(config(amp_dtype="bf16"), CUDA) is torch.bfloat16
+    assert choose_scoring_dtype(config(amp_dtype="bf16"), CUDA) is torch.bfloat16
     assert choose_amp_dtype(config(no_amp=True), CUDA) is None
 
 

@@ -122,7 +122,7 @@ def test_a_run_resumed_after_an_epoch_equals_the_undisturbed_one(
 def test_a_run_in_bfloat16_resumes_and_one_in_float16_is_float32_on_a_cpu(
     undisturbed: Path, demo_root: Path, tmp_path: Path, amp_dtype: str
 ) -> None:
-    """float16 needs a GPU; bfloat16 is what a CPU with AMX computes in."""
+    """float16 needs a GPU; bfloat16 is what a CPU with AMX or avx512_bf16 trains in."""
     fit(config(demo_root, tmp_path / "whole", amp_dtype=amp_dtype))
     with pytest.raises(Stop):
         fit(config(demo_root, tmp_path / "parts", amp_dtype=amp_dtype), on_epoch=stop_after(1))
@@ -290,7 +290,7 @@ def test_micro_batches_give_the_gradients_of_the_batch(demo_root: Path, tmp_path
     images = torch.randn(8, 3, 32, 32, generator=generator)
     age, gender = torch.arange(8) % 9, torch.arange(8) % 2
     for part in (None, 3):
-        settings = config(demo_root, tmp_path, backbone="vit_b_16", dropout=0.0, micro_batch_size=part)
+        settings = config(demo_root, tmp_path, backbone="vit_b_16", dropout=0.0, micro_batch_size=part, no_amp=True)
         data = prepare_data(settings)
         recorder = Recorder(settings, open_folder(tmp_path), data)
         run = trainer.Run(settings, recorder, EpochWriter(), torch.device("cpu"), data)

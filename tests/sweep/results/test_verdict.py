@@ -217,6 +217,31 @@ def test_a_model_that_answers_alike_everywhere_is_named(tmp_path: Path, heads: t
     assert ("and gender" in caveat) == ("has learned nothing" in caveat) == (len(heads) == 2)
 
 
+BF16, PLAIN = ["avx512f", "avx512_bf16"], ["avx512f"]
+
+
+@pytest.mark.parametrize(
+    ("resnets", "convnexts", "said"),
+    [
+        # What auto gives on one kind of CPU, whatever each backbone gains by: no difference.
+        ([("bfloat16", BF16)] * 2, [("float32", BF16)] * 2, ""),
+        ([("bfloat16", BF16), ("float32", PLAIN)], [("float32", BF16)] * 2, "bfloat16, float32"),
+        ([("bfloat16", BF16)] * 2, [("float32", PLAIN)] * 2, "bfloat16, float32"),
+        ([("float32", BF16)] * 2, [("float32", PLAIN)] * 2, ""),
+    ],
+)
+def test_number_formats_that_differ_between_alike_trials_or_processors_are_told(
+    tmp_path: Path, resnets: list[Any], convnexts: list[Any], said: str
+) -> None:
+    run = drawn(tmp_path, spaces=PAIR, seeds=(1, 2))
+    for group, facts in (("resnet50", resnets), ("convnext_tiny", convnexts)):
+        for trial, (amp_dtype, features) in zip(trials_of(run, group), facts, strict=True):
+            had = {"device": "cpu", "amp_dtype": amp_dtype, "cpu_features": features}
+            edit_json(trial / "report.json", lambda report, had=had: report["provenance"].update(had))
+    told = [caveat for caveat in judged(run)[1].caveats if "number format" in caveat]
+    assert told == ([f"The trials did not all compute in the same number format ({said})."] if said else [])
+
+
 @pytest.mark.parametrize(
     ("decision", "groups", "said"),
     [
