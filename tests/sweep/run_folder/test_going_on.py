@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,6 @@ def test_a_relative_data_folder_is_told_by_a_trial(typed: list[str], found: str,
 
 
 def test_what_no_trial_says_is_as_it_was_typed(tmp_path: Path) -> None:
-    folder = open_folder(make_run(tmp_path / "run", SMALL))
+    folder = open_folder(make_run(tmp_path / "run", replace(SMALL, ends={0: "planned", 1: "planned"})))
     write_json(folder, "sweep.json", {"command_line": ["--root faces"]})
     assert data_folder(read_run(folder)) == "faces"
