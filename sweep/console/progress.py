@@ -94,7 +94,7 @@ def epochs_left(ledger: Ledger, group: str) -> int:
     if ledger.races:
         return sum(budget - len(t.scores) for t in ledger.groups[group] if t.status in ("planned", "running"))
     exploring = sum(budget - len(trials[name].scores) for name in choice.explore)
-    exploring += budget * ledger.plan.exploring_to_come(group)
+    exploring += budget * ledger.plan.trials_to_come(group, exploring=True)
     confirming: dict[str, int] = {}
     for trial in ledger.groups[group]:
         if trial.trial_id not in choice.explore and trial.status in ("planned", "stopped"):
@@ -227,7 +227,8 @@ class Progress:
         return Tally(
             best=max((max(trial.scores) for trial in trials if trial.scores), default=None),
             running=running,
-            waiting=ledger.count("planned", among=trials) + sum(map(ledger.plan.exploring_to_come, groups)),
+            waiting=ledger.count("planned", among=trials)
+            + sum(ledger.plan.trials_to_come(group, exploring=False) for group in groups),
             done=ledger.count("completed", among=trials),
             stopped=ledger.count("stopped", among=trials),
             lost=ledger.count("diverged", "failed", among=trials),

@@ -24,17 +24,17 @@ def print_header(console: Console, name: str, ledger: Ledger, cluster: Cluster, 
     """Print what will run, on what, and where to watch it."""
     plan = ledger.plan
     seeds = {trial.seed for trial in plan.trials}
-    configs = {trial.config_id for trial in plan.trials}
-    shape = f"{counted(len(configs), 'configuration')} x {counted(len(seeds), 'seed')}, {counted(plan.epochs, 'epoch')}"
+    configs = len({trial.config_id for trial in plan.trials}) + sum(plan.to_come.values())
+    shape = f"{counted(configs, 'configuration')} x {counted(len(seeds), 'seed')}, {counted(plan.epochs, 'epoch')}"
     rows: list[tuple[str, str | tuple[str, str]]] = [
         ("sweep", (name, "bold")),
-        ("trials", f"{len(plan.trials)}: {shape}; at most {plan.worst_case_epochs():,} epochs in all"),
+        ("trials", f"{plan.num_trials}: {shape}; at most {plan.worst_case_epochs():,} epochs in all"),
         ("scheduler", _scheduler(plan)),
         ("resources", _resources(plan, cluster, max_legs)),
     ]
     over = ledger.count("completed", "stopped", "diverged", "skipped")
     if over:
-        rows.insert(2, ("resumed", f"{over} over, {len(plan.trials) - over} to go"))
+        rows.insert(2, ("resumed", f"{over} over, {plan.num_trials - over} to go"))
     if cluster.dashboard:
         token = f"; it asks for the token that `{cluster.token_hint}` prints" if cluster.token_hint else ""
         rows.append(("dashboard", f"{cluster.dashboard}{token}"))

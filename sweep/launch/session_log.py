@@ -28,7 +28,7 @@ class SessionLog:
             "space_digest": plan.space_digest,
             "space_file": spec.path.name,
             "command_line": list(spec.overrides),
-            "num_trials": len(plan.trials) + sum(map(plan.exploring_to_come, plan.to_come)),
+            "num_trials": plan.num_trials,
             "worst_case_epochs": plan.worst_case_epochs(),
         }
         self._session: dict[str, Any] = {}

@@ -133,11 +133,16 @@ class Plan(BaseModel):
         seeds = self.space.get("space", {}).get("seed", {}).get("grid", [self.trials[0].seed])
         return tuple(trial for trial in self.trials if trial.seed in seeds)
 
-    def exploring_to_come(self, group: str) -> int:
-        """Return how many trials of a group are still to be proposed, seeds that do not explore apart."""
+    def trials_to_come(self, group: str, *, exploring: bool) -> int:
+        """Return how many trials of a group are still to be proposed; with `exploring`, without the seeds that do not explore."""
         first = next(trial for trial in self.trials if trial.group == group).config_id
-        seeds = sum(trial.explores for trial in self.trials if trial.config_id == first)
+        seeds = sum(trial.explores or not exploring for trial in self.trials if trial.config_id == first)
         return self.to_come.get(group, 0) * seeds
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there are, and are still to be proposed."""
+        return len(self.trials) + sum(self.trials_to_come(group, exploring=False) for group in self.to_come)
 
     def worst_case_epochs(self) -> int:
         """Return how many epochs are trained if no trial is stopped early, proposals to come included.
@@ -146,7 +151,7 @@ class Plan(BaseModel):
         """
         total = 0
         for group, trials in self.groups().items():
-            exploring = sum(trial.explores for trial in trials) + self.exploring_to_come(group)
+            exploring = sum(trial.explores for trial in trials) + self.trials_to_come(group, exploring=True)
             others: dict[str, int] = {}
             for trial in trials:
                 others[trial.config_id] = others.get(trial.config_id, 0) + (not trial.explores)

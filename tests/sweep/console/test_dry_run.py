@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fairface_core.backbones import BACKBONES
-from sweep.console.dry_run import describe_plan
+from sweep.console.dry_run import describe_plan, plan_values
 from sweep.plan.cost import disk_bytes, expected_epochs
 from sweep.plan.plan import Plan
 from tests.sweep.spaces import DESIGN_SPACE, RANDOM_SPACE, plan_of
@@ -109,3 +109,21 @@ def test_hours_are_told_once_every_group_has_trained_an_epoch(tmp_path: Path) ->
     assert "At the pace of the epochs that this run has trained, one trial at a time: 12 h 0 min at worst." in text
     raced = printed(plan_of(tmp_path, DESIGN_SPACE, scheduler="race"), epoch_s=dict.fromkeys(groups, 60.0))
     assert " at worst, about " in raced and " expected." in raced
+
+
+def test_a_dry_run_of_a_search_says_what_is_known(tmp_path: Path) -> None:
+    sets = ["num_samples=14", "search.kind=tpe"]
+    plan = plan_of(tmp_path, RANDOM_SPACE, sets=sets, scheduler="fifo")
+    whole = plan_of(tmp_path, RANDOM_SPACE, sets=sets[:1], scheduler="fifo")
+    text = printed(plan, whole=whole)
+    # Of 14 draws from four values of one key, some coincide; a search has them all apart, by the other key.
+    assert text.startswith("56 trials: 28 configurations x 2 seeds")
+    assert text.count("-lr3e-4-") == 4, "the defaults of two backbones, with two seeds"
+    assert (
+        "search tpe: 14 configurations for each combination of the grids, the defaults first; up to 10 are known from the start"
+        in text
+    )
+    assert "Worst case: 1,120 epochs of training." in text
+    values = plan_values(plan, whole)
+    assert (len(values["trials"]), values["to_come"]) == (40, {"resnet50": 4, "resnet18": 4})
+    assert values["epochs"]["worst_case"] == 1_120

@@ -68,6 +68,7 @@ def test_what_is_known_from_the_start(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     plan, drawn = make_plan(spec), make_plan(at_random(spec))
     assert plan.to_come == {"resnet18": 4, "mobilenet_v3_small": 4}
+    assert plan.num_trials == len(drawn.trials) == 2 * 2 * 14
     assert plan.worst_case_epochs() == drawn.worst_case_epochs() == 2 * 2 * 14 * EPOCHS
     for group, trials in plan.groups().items():
         configs = list({trial.config_id: trial.config for trial in trials}.values())
