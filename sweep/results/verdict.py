@@ -275,16 +275,15 @@ def _looked(run: RunRecord, best: Sequence[Configuration]) -> list[str]:
 
 
 def _formats(best: Sequence[Configuration]) -> list[str]:
-    """Say so where trials computed in another number format than alike ones, or on another kind of processor.
+    """Say so where seeds of one configuration computed in different number formats, or processors of two kinds chose them.
 
     On one kind of CPU each backbone has its own format, the same in all its trials: that is no difference between them.
     """
     chosen: dict[str, set[str]] = {}
     kinds = set()
-    for record in (r for one in best for r in one.full):
+    for config_id, record in ((one.config_id, record) for one in best for record in one.full):
         facts = (record.report or {}).get("provenance", {})
-        asked = str([record.config.get(key) for key in ("backbone", "no_amp", "amp_dtype")])
-        chosen.setdefault(asked, set()).add(str(facts.get("amp_dtype")))
+        chosen.setdefault(config_id, set()).add(str(facts.get("amp_dtype")))
         kinds.add(
             "bf16" in str(facts.get("cpu_features")) if facts.get("device") == "cpu" else str(facts.get("device_name"))
         )
