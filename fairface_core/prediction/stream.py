@@ -1,15 +1,17 @@
-"""Any number of pictures through one or several models, in bounded memory: decoding runs ahead by two batches.
+"""Any number of pictures through one or several models, in bounded memory: three batches are on their way at a time.
 
 Threads decode, and no processes: what a thread does with Python's lock held is little beside a model's pass, and a
-process would have to send its pixels over.
+process would have to send its pixels over. On a CPU two batches pass at once, each on every core: where a decoding
+thread has taken the core of one, the other goes on (alone, its threads spin until all have come: benchmarks/results). Not
+fewer threads for each: that changes bits.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +20,15 @@ from PIL import Image
 
 from fairface_core.errors import CheckpointError
 from fairface_core.images.decode import ImageError, square_from_bytes
-from fairface_core.images.places import read_place
+from fairface_core.images.places import ahead, read_place
 from fairface_core.labels import AGE_GROUPS, GENDERS
 from fairface_core.prediction.models import Member
 from fairface_core.prediction.sources import Face, Picture
 from fairface_core.scoring.metrics import Logits, mean_probabilities, probabilities
 from fairface_core.training.augment import prepare_eval
 
-# Batches that are decoded, or being decoded, beyond the one in the model.
-_AHEAD = 2
+# Batches on their way: two in the model, or one, and those that are decoded meanwhile.
+_AT_ONCE = 3
 # Pictures that a thread is asked for at a time: some milliseconds of work.
 _SPAN = 16
 
@@ -82,19 +84,13 @@ def stream_answers(
         CheckpointError: If a model's outputs are not finite.
     """
     sizes = sorted({member.decoded_px for member in members})
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="fairface-decode") as pool:
-        waiting: deque[_Batch] = deque()
-        try:
-            for part in _parts(pictures, batch_size):
-                waiting.append(_begin(pool, part, sizes))
-                if len(waiting) > _AHEAD:
-                    yield _answer(members, waiting.popleft(), device)
-            while waiting:
-                yield _answer(members, waiting.popleft(), device)
-        finally:
-            for batch in waiting:
-                for span in batch.spans:
-                    span.cancel()
+    with ExitStack() as stack:
+        passes, pool = ThreadPoolExecutor(2 if device.type == "cpu" else 1), ThreadPoolExecutor(num_threads)
+        # The second one first: a pass may wait for its pictures.
+        for one in (passes, pool):
+            stack.callback(one.shutdown, cancel_futures=True)
+        begun = (_begin(pool, part, sizes) for part in _parts(pictures, batch_size))
+        yield from ahead(passes, lambda batch: _answer(members, batch, device), begun, _AT_ONCE)
 
 
 def _parts(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:

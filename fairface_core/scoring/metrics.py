@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import special
 
 from fairface_core.labels import AGE_GROUPS, GENDERS
 
@@ -85,6 +84,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     Computed in float64 and rounded once; the calibration below uses the rounded values, so that it can be
     recomputed from the file.
     """
+    from scipy import special  # 0.2 s, which no start has to wait for
+
     with np.errstate(invalid="ignore"):  # a diverged model has NaN logits: the trainer reports it by its loss
         return special.softmax(np.asarray(logits, dtype=np.float64), axis=1).astype(np.float32)
 
@@ -98,6 +99,8 @@ def _cross_entropy(
     logits: np.ndarray, truth: np.ndarray, class_weight: np.ndarray | None, starts: np.ndarray
 ) -> np.ndarray:
     """Return the class-weighted mean cross-entropy of each chunk that begins at `starts`, float64."""
+    from scipy import special
+
     with np.errstate(invalid="ignore"):
         log_prob = special.log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
     row_loss = -log_prob[np.arange(len(truth)), truth]
