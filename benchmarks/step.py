@@ -98,7 +98,7 @@ def number_format(loops: Loops, *, rounds: int) -> Row:
     name, goal = f"step.{config.backbone}@{loops.run.image_size}.cpu.bf16/fp32", BF16_GOALS.get(config.backbone, 1.0)
     if loops.run.amp_dtype is None:
         able = not BF16_FEATURES.isdisjoint(cpu_features())
-        why = "float32 is this backbone's choice" if able else "this CPU does not multiply in bfloat16"
+        why = "float32 is this backbone's choice at this size" if able else "this CPU does not multiply in bfloat16"
         return not_measured(name, why, goal)
     job = dataclasses.replace(loops.job, changes={**loops.job.changes, "no_amp": True})
     taken = interleave({"bf16": loops.real, "fp32": Loops(job, loops.data).real}, rounds=rounds)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 TIMM, TIMM_PATTERN = timm_models.PREFIX, timm_models.NAME_PATTERN
 # Of more names than this a person chooses by another pattern; each takes half a second to count.
 MAX_MATCHES = 64
-# Up to 2.4 % of the multiply-adds in depthwise convolutions bfloat16 was measured faster, at 13 % slower
-# (BackboneSpec.cpu_bf16); in between nothing was measured.
-_FEW_DEPTHWISE = 0.03
+# Up to 2.4 % of the multiply-adds in depthwise convolutions bfloat16 was measured faster, but not at 64 px and below, where
+# their many small steps are the most of it; at 13 % it was slower at every size (BackboneSpec.cpu_bf16_px).
+_FEW_DEPTHWISE, _FEW_DEPTHWISE_PX = 0.03, 128
 _MOSTLY = 0.5
 _MEASURED = Path(__file__).with_name("backbones_measured.csv")
 
@@ -59,8 +59,9 @@ class BackboneSpec:
         gmac: Forward multiply-adds per image at its own input size, 1e9 (torchvision's `_ops`).
         channels_last: Whether channels_last was measured not slower on the CPU (docs/architecture.md, Facts about
             speed), or is the known gain of convnets on CUDA.
-        cpu_bf16: Whether bfloat16 was measured faster than float32 on CPUs that multiply in it, with AMX tiles and with
-            AVX-512 alone: 1.3 to 3.2 times, but half as fast where much of the work is depthwise convolutions.
+        cpu_bf16_px: The least input, pixels, at which bfloat16 is faster than float32 on CPUs that multiply in it; None for
+            no size. Measured with AMX tiles and with AVX-512 alone: 1.1 to 3.2 times with no depthwise convolutions or few,
+            half as fast with many (docs/architecture.md, Facts about speed).
         batch_norm: Whether it takes the variance of a batch, which one image has not.
         stochastic_depth: Whether it has blocks that can be dropped at random.
         normalization: What its pretrained weights were trained with.
@@ -75,7 +76,7 @@ class BackboneSpec:
     num_params: int
     gmac: float
     channels_last: bool
-    cpu_bf16: bool
+    cpu_bf16_px: int | None
     batch_norm: bool
     stochastic_depth: bool = False
     normalization: Normalization = IMAGENET
@@ -122,17 +123,17 @@ class TimmSpec(BackboneSpec):
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
-        BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, True, True),
+        BackboneSpec("resnet50", "IMAGENET1K_V2", 224, 2048, "fc", 25_100_000, 4.09, True, 0, True),
         BackboneSpec(
-            "convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, True, False, True
+            "convnext_tiny", "IMAGENET1K_V1", 224, 768, "classifier.2", 28_400_000, 4.46, False, 128, False, True
         ),
         BackboneSpec(
-            "efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, True, True, True
+            "efficientnet_v2_s", "IMAGENET1K_V1", 384, 1280, "classifier.1", 21_200_000, 8.37, True, 128, True, True
         ),
-        BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, True, False),
-        BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, True, True),
+        BackboneSpec("vit_b_16", "IMAGENET1K_V1", 224, 768, "heads.head", 86_400_000, 17.56, False, 0, False),
+        BackboneSpec("resnet18", "IMAGENET1K_V1", 224, 512, "fc", 11_600_000, 1.81, True, 0, True),
         BackboneSpec(
-            "mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, False, True
+            "mobilenet_v3_small", "IMAGENET1K_V1", 224, 1024, "classifier.3", 2_300_000, 0.06, True, None, True
         ),
     )
 }
@@ -167,12 +168,18 @@ def _timm_spec(backbone: str) -> BackboneSpec:
         found.num_params + _heads_params(found.feature_dim), found.gmac,
         # convnext_tiny, whose 1 x 1 convolutions are linear layers, gains nothing; networks of convolutions do.
         channels_last=found.conv_share >= _MOSTLY,
-        cpu_bf16=found.depthwise_share <= _FEW_DEPTHWISE,
+        cpu_bf16_px=_cpu_bf16_px(found.depthwise_share),
         batch_norm=found.batch_norm,
         stochastic_depth=found.stochastic_depth,
         normalization=Normalization(entry.mean, entry.std),
         interpolation=entry.interpolation,
     )  # fmt: skip
+
+
+def _cpu_bf16_px(depthwise_share: float) -> int | None:
+    if depthwise_share > _FEW_DEPTHWISE:
+        return None
+    return _FEW_DEPTHWISE_PX if depthwise_share else 0
 
 
 def _heads_params(feature_dim: int) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from fairface_core.backbones import spec_of
+from fairface_core.backbones import input_size, spec_of
 from fairface_core.config.train_config import TrainConfig
 from fairface_core.errors import ConfigError
 from fairface_core.machine.provenance import BF16_FEATURES, cpu_features
@@ -43,7 +43,7 @@ def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype |
     """Return the autocast type, or None for float32.
 
     On CUDA bf16 where the GPU computes in it itself (a T4 only imitates it), else fp16. On a CPU that multiplies in it
-    itself (`BF16_FEATURES`) bf16, if the backbone's entry says that it gains.
+    itself (`BF16_FEATURES`) bf16, if the backbone's entry says that it gains at this input size.
     """
     if not config.amp:
         return None
@@ -53,7 +53,9 @@ def choose_amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype |
             return torch.bfloat16 if native else torch.float16
         return torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
     if device.type == "cpu" and config.amp_dtype != "fp16":
-        gains = spec_of(config.backbone).cpu_bf16 and not BF16_FEATURES.isdisjoint(cpu_features())
+        least_px = spec_of(config.backbone).cpu_bf16_px
+        big_enough = least_px is not None and input_size(config.backbone, config.image_size) >= least_px
+        gains = big_enough and not BF16_FEATURES.isdisjoint(cpu_features())
         return torch.bfloat16 if gains or config.amp_dtype == "bf16" else None
     return None
 

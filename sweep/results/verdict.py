@@ -275,20 +275,20 @@ def _looked(run: RunRecord, best: Sequence[Configuration]) -> list[str]:
 
 
 def _formats(best: Sequence[Configuration]) -> list[str]:
-    """Say so where seeds of one configuration computed in different number formats, or processors of two kinds chose them.
+    """Say so where the seeds of a configuration had other number formats, or trials other kinds of processors too.
 
-    On one kind of CPU each backbone has its own format, the same in all its trials: that is no difference between them.
+    On one kind of CPU each configuration has the format that its backbone and size gain by: no difference to tell.
     """
-    chosen: dict[str, set[str]] = {}
-    kinds = set()
-    for config_id, record in ((one.config_id, record) for one in best for record in one.full):
-        facts = (record.report or {}).get("provenance", {})
-        chosen.setdefault(config_id, set()).add(str(facts.get("amp_dtype")))
-        kinds.add(
-            "bf16" in str(facts.get("cpu_features")) if facts.get("device") == "cpu" else str(facts.get("device_name"))
-        )
-    formats = set().union(*chosen.values())
-    if len(formats) < 2 or (len(kinds) == 1 and all(len(found) == 1 for found in chosen.values())):
+    chosen, kinds = [], set()
+    for one in best:
+        facts = [(record.report or {}).get("provenance", {}) for record in one.full]
+        chosen.append({str(fact.get("amp_dtype")) for fact in facts})
+        kinds |= {
+            str("bf16" in str(fact.get("cpu_features")) if fact.get("device") == "cpu" else fact.get("device_name"))
+            for fact in facts
+        }
+    formats = set().union(*chosen)
+    if len(formats) < 2 or (len(kinds) == 1 and all(len(found) == 1 for found in chosen)):
         return []
     return [f"The trials did not all compute in the same number format ({', '.join(sorted(formats))})."]
 

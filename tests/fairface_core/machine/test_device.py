@@ -34,6 +34,8 @@ def test_a_cpu_that_multiplies_in_bfloat16_trains_in_it_where_that_was_measured_
     monkeypatch.setattr(device_module, "cpu_features", lambda: AVX512 + more)
     expected = None if backbone == "mobilenet_v3_small" else torch.bfloat16
     assert choose_amp_dtype(config(backbone), CPU) is expected
+    few_depthwise = backbone in ("convnext_tiny", "efficientnet_v2_s")
+    assert choose_amp_dtype(config(backbone, image_size=64), CPU) is (None if few_depthwise else expected)
     assert choose_amp_dtype(config(backbone, no_amp=True), CPU) is None
     assert choose_amp_dtype(config(backbone, amp_dtype="fp16"), CPU) is None
     monkeypatch.setattr(device_module, "cpu_features", lambda: AVX512)

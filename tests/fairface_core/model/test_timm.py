@@ -92,7 +92,7 @@ def test_what_is_counted_is_what_the_six_have_as_entries() -> None:
             spec.num_params, rel=0.01
         )
         assert (counts.conv_share >= backbones._MOSTLY) == spec.channels_last, name
-        assert (counts.depthwise_share <= backbones._FEW_DEPTHWISE) == spec.cpu_bf16, name
+        assert backbones._cpu_bf16_px(counts.depthwise_share) == spec.cpu_bf16_px, name
 
 
 def test_stochastic_depth_is_set_where_timm_has_a_place_for_it_and_refused_elsewhere() -> None:
