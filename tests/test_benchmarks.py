@@ -17,6 +17,7 @@ from benchmarks import (
     predicting,
     race_saving,
     scale_model,
+    search_saving,
     settling,
     sharing,
     startup,
@@ -301,3 +302,12 @@ def test_settling(capsys: pytest.CaptureFixture[str]) -> None:
     copies = rows["settling.copies: 2 backbones, up to 3 seeds: called different"]
     assert (copies["goal"], copies["sense"], copies["all_seeds_seeds"]) == (0.05, "<=", 3)
     assert 2 <= rows["settling.gap 0.05: 4 backbones, up to 3 seeds: told apart"]["settle_seeds"] <= 3
+
+
+def test_search_saving(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(search_saving, ["--runs", "2", "--only-tpe"], capsys)
+    tpe, random_search = rows["search_saving.tpe"], rows["search_saving.random"]
+    assert (tpe["goal"], tpe["sense"], random_search["goal"]) == (20, "<=", None)
+    for row in (tpe, random_search):
+        assert 1 <= row["ratio"] <= 64
+        assert 0.2 < row["best_of_10"] <= row["best_of_20"] <= row["best_of_32"] <= random_search["best_point"]

@@ -117,8 +117,6 @@ def _launch(spec: SweepSpec, run: Folder, options: Options, signals: StopSignals
         nodes = joined.nodes if joined else (connect.this_machine(),)
         auto_gpu, record, lock = auto_gpu_of(spec, nodes), None, None
         plan = make_plan(spec, yes=options.yes, auto_gpu=auto_gpu)
-        # With as many trials as a search will have proposed at its end: what they need is checked before the first of them.
-        whole = make_plan(at_random(spec), yes=options.yes, auto_gpu=auto_gpu) if plan.to_come else plan
         notes = [*plan.notes]
         if options.resume:
             lock = stack.enter_context(locked(run))
@@ -128,6 +126,8 @@ def _launch(spec: SweepSpec, run: Folder, options: Options, signals: StopSignals
             plan = adopt(record.plan, plan)
             notes += check_same(record, plan, force=options.force, extend=options.extend)
             complete(run, spec)
+        # With as many trials as a search will have proposed at its end: what they need is checked before the first of them.
+        whole = make_plan(at_random(spec), yes=options.yes, auto_gpu=auto_gpu) if plan.to_come else plan
         tasks = tasks_of(spec, plan, run, options.fit)
 
         def grow(plan: Plan, group: str, states: Sequence[TrialState]) -> Plan:

@@ -75,7 +75,8 @@ class Cell:
             if fresh is None:
                 break
             found.append(fresh)
-        return found
+        # Where nothing goes together, the plan says what is wrong with the first.
+        return found or [self.defaults()]
 
     def found_in(self, plan: Plan | None) -> list[PlannedTrial]:
         """Return a trial of each configuration that a plan has in this cell, in the plan's order."""

@@ -69,7 +69,10 @@ def grown(spec: SweepSpec, plan: Plan, group: str, states: Sequence[TrialState],
         if fresh is not None:
             named = {"config": {**cell.values, **fresh}, "config_id": "proposed"}
             held = plan.model_copy(update={"trials": (*plan.trials, found[0].model_copy(update=named))})
-            return adopt(plan, make_plan(spec, yes=True, auto_gpu=auto_gpu, held=held))
+            larger = adopt(plan, make_plan(spec, yes=True, auto_gpu=auto_gpu, held=held))
+            # A group that had nothing new to try has nothing again.
+            to_come = {name: min(number, plan.to_come[name]) for name, number in larger.to_come.items()}
+            return larger.model_copy(update={"to_come": to_come})
     return plan.model_copy(update={"to_come": {**plan.to_come, group: 0}})
 
 

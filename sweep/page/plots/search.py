@@ -92,7 +92,7 @@ def contour_plot(board: Board, group: str, keys: Sequence[str], palette: Palette
         images=[picture],
         annotations=[
             {
-                "text": f"darkest: {score(edges[-2])} and more; a step is {edges[1] - edges[0]:.3f}", "xref": "paper", "yref": "paper",
+                "text": f"strongest: {score(edges[-2])} and more; a step is {edges[1] - edges[0]:.3f}", "xref": "paper", "yref": "paper",
                 "x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": MUTED},
             }
         ],

@@ -200,6 +200,8 @@ def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
     plan = make_plan(spec, held=None)
     assert plan.to_come == {"resnet18": 2}
     assert grown(spec, plan, "resnet18", over(plan, "resnet18"), auto_gpu=0.0).to_come == {"resnet18": 0}
+    with pytest.raises(ConfigError, match=r"min_lr = 1\.5: above lr"):
+        make_plan(spec_of(tmp_path, space={**ONE, **SEEDS, "min_lr": {"uniform": [1.0, 2.0]}}))
 
 
 def test_each_combination_of_the_grids_has_its_own_study(tmp_path: Path) -> None:
