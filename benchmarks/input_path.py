@@ -265,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--images", type=int, default=12_000, help="images of a build, at most")
     made.add_argument("--rounds", type=int, default=31, help="timings of each arm")
     made.add_argument("--build-rounds", type=int, default=5, help="builds of each size")
+    made.add_argument("--build-only", action="store_true", help="time the build alone")
     made.add_argument("--build-processes", type=int, default=2, help="processes that decode")
     flags = made.parse_args(argv)
     torch.set_num_threads(1)
@@ -272,11 +273,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = Path(flags.work) if flags.work else Path(temporary)
         root = data_root(flags.root, work, num_train=2048)
         paths = [str(path) for path in sorted(root.glob("*/*.jpg"))][: flags.images]
-        rows = core_rows(paths[:1024], work, flags.sizes, flags.rounds)
+        rows = [] if flags.build_only else core_rows(paths[:1024], work, flags.sizes, flags.rounds)
         for size_px in (224, 64):
             rows.append(build_row(paths, work, size_px, num_processes=flags.build_processes, rounds=flags.build_rounds))
         rows.append(memory_row(paths, work))
-        rows.append(device_row(paths[:1024], work, flags.rounds))
+        if not flags.build_only:
+            rows.append(device_row(paths[:1024], work, flags.rounds))
     show(rows, as_json=flags.json)
     return 0
 

@@ -6,16 +6,19 @@ Three arms in turn, on the same images, the same weights (random: the time does 
 
 - stream: from the list of files to the finished CSV, in this process;
 - command: the whole command in a process of its own, start and imports included;
-- constant: the model alone, as often, on one batch that is ready in memory.
+- constant: the model alone, as often (or `--constant_images` times), on one batch that is ready in memory.
+
+Each is begun once with one batch before it is timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -33,44 +36,54 @@ GOAL = 1.15
 _BATCH = 128
 
 
-def measure(spec: str, files: Sequence[str], work: Path, *, rounds: int) -> list[Row]:
-    """Time the three arms.
+def measure(
+    spec: str, files: Sequence[str], work: Path, *, rounds: int, names: Sequence[str], num_constant: int
+) -> list[Row]:
+    """Time the arms.
 
     Args:
         spec: `backbone@pixels`.
         files: The images.
         work: An empty folder.
         rounds: How often each.
+        names: `stream`, `command`: what to set against the constant batches.
+        num_constant: Images of the constant batches.
     """
     backbone, _, pixels = spec.partition("@")
-    checkpoint, listing = work / f"{spec}.pt", work / "files.csv"
+    checkpoint = work / f"{spec}.pt"
     cfg = {"backbone": backbone, "image_size": int(pixels), "batch_size": _BATCH}
     torch.save({"model": AgeGenderModel(backbone, int(pixels), 0.2).state_dict(), "cfg": cfg, "epoch": 1}, checkpoint)
-    listing.write_text("file\n" + "".join(f"{file}\n" for file in files))
     member = load_member(checkpoint, torch.device("cpu"))
-    command = [sys.executable, "-m", "fairface_core.predict", str(listing), "--root", "/", "--model", str(checkpoint),
-               "--device", "cpu", "--out", str(work / "command.csv")]  # fmt: skip
 
-    def run() -> float:
-        subprocess.run(command, check=True, capture_output=True)
-        return len(files)
+    def arms(files: Sequence[str], num_constant: int) -> dict[str, Callable[[], Sample]]:
+        made = {
+            "stream": lambda: _stream(member, files, work / "stream.csv"),
+            "command": lambda: _command(checkpoint, files, work),
+            "constant": lambda: _constant(member, num_constant),
+        }
+        return {name: functools.partial(timed, made[name]) for name in (*names, "constant")}
 
-    arms = {
-        "stream": lambda: timed(lambda: _stream(member, files, work / "stream.csv")),
-        "command": lambda: timed(run),
-        "constant": lambda: timed(lambda: _constant(member, len(files))),
-    }
-    taken = interleave(arms, rounds=rounds)
+    interleave(arms(files[:_BATCH], _BATCH), rounds=1, warm_up=0)
+    taken = interleave(arms(files, num_constant), rounds=rounds, warm_up=0)
     return [
         ratio_row(
             f"predicting.{spec}.{name}/constant",
-            [ours.wall_s / peer.wall_s for ours, peer in zip(taken[name], taken["constant"], strict=True)],
+            [peer.rate / ours.rate for ours, peer in zip(taken[name], taken["constant"], strict=True)],
             goal=GOAL, sense="<=", num_images=len(files), images_per_s=_rate(taken[name]),
             constant_images_per_s=_rate(taken["constant"]),
-            cpu_ratio=summary([ours.cpu_s / peer.cpu_s for ours, peer in zip(taken[name], taken["constant"], strict=True)])[0],
+            cpu_ratio=summary([peer.cpu_rate / ours.cpu_rate for ours, peer in zip(taken[name], taken["constant"], strict=True)])[0],
         )
-        for name in ("stream", "command")
+        for name in names
     ]  # fmt: skip
+
+
+def _command(checkpoint: Path, files: Sequence[str], work: Path) -> float:
+    listing = work / "files.csv"
+    listing.write_text("file\n" + "".join(f"{file}\n" for file in files))
+    command = [sys.executable, "-m", "fairface_core.predict", str(listing), "--root", "/", "--model", str(checkpoint),
+               "--device", "cpu", "--out", str(work / "command.csv")]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return len(files)
 
 
 def _rate(samples: Sequence[Sample]) -> float:
@@ -92,7 +105,8 @@ def _constant(member: Member, num_images: int) -> float:
     side = member.decoded_px
     pixels = torch.randint(0, 256, (member.batch_size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     images = prepare_eval(pixels, member.image_size, member.memory_format)
-    with torch.inference_mode():
+    amp_dtype = member.amp_dtype
+    with torch.inference_mode(), torch.autocast("cpu", dtype=amp_dtype, enabled=amp_dtype is not None):
         for start in range(0, num_images, member.batch_size):
             member.network(images[: num_images - start])
     return num_images
@@ -104,11 +118,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--root", required=True, type=Path, help="folder of images")
     made.add_argument("--models", nargs="+", default=["resnet18@64"], metavar="BACKBONE@PIXELS")
     made.add_argument("--num_images", type=int, default=10_000)
+    made.add_argument("--constant_images", type=int, help="images of the constant batches [as many]")
+    made.add_argument("--arms", nargs="+", choices=("stream", "command"), default=["stream", "command"])
     made.add_argument("--rounds", type=int, default=3)
     arguments: argparse.Namespace = made.parse_args(argv)
     files = sorted(str(path.absolute()) for path in arguments.root.rglob("*.jpg"))[: arguments.num_images]
     with tempfile.TemporaryDirectory() as work:
-        rows = [row for spec in arguments.models for row in measure(spec, files, Path(work), rounds=arguments.rounds)]
+        rows = [
+            row
+            for spec in arguments.models
+            for row in measure(
+                spec, files, Path(work), rounds=arguments.rounds, names=arguments.arms,
+                num_constant=arguments.constant_images or len(files),
+            )
+        ]  # fmt: skip
     show(rows, as_json=arguments.json)
     return 0
 
