@@ -12,7 +12,7 @@ What a study is told of a configuration (`sweep.policy.confirm.Worth`):
 - In full: its score, by which winners are chosen.
 - Stopped by ASHA: pruned at its last epoch with its score there. TPE ranks what is pruned below all that ran in full, and
   among itself first by the epoch and then by the score (`_split_trials` of Optuna 5), so scores of unlike budgets are never
-  compared.
+  compared. benchmarks/results/search_2cores_2026-11.md has it beside other ways.
 - Diverged: pruned without a value, which ranks below everything else.
 - Failed: nothing, for a full disk says nothing of a learning rate.
 """
