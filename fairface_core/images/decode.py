@@ -12,7 +12,7 @@ import threading
 import warnings
 from dataclasses import dataclass, replace
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image
 
 from fairface_core.errors import DataError
 from fairface_core.files.regular import open_regular
@@ -31,8 +31,6 @@ _LARGE_PIXELS = 2**22
 _large_image = threading.Lock()
 # `warnings.catch_warnings` changes the whole process: threads take turns.
 _header = threading.Lock()
-# Pillow hands out pixels in pieces of this size and joins them: an image of 224 px is one piece.
-ImageFile.MAXBLOCK = 2**18
 
 
 class ImageError(DataError):
@@ -130,7 +128,8 @@ def image_from_bytes(raw: bytes, path: str, *, allow_large: bool = True) -> tupl
             with _large_image:
                 decoded = _to_rgb(image)
         # Only now: asking a PNG for its EXIF decodes it, and a failure there would make the next `load` "succeed".
-        return decoded, replace(facts, orientation=_orientation(image))
+        orientation = _orientation(image)
+        return decoded, facts if orientation == 1 else replace(facts, orientation=orientation)
     except ImageError:
         raise
     except Exception as error:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageFile
+
 from fairface_core.images.decode import ImageError, LargeImage, Raw, bytes_of, square_from_bytes
 
 
@@ -62,6 +64,8 @@ def _serve(target: str, size_px: int) -> None:
     """Answer the requests on stdin until it closes, as it does when the parent is killed."""
     # Ctrl-C reaches the whole group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Pillow hands out pixels in pieces of so many bytes, and joins them.
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, bytes_per_image(size_px))
     with Path(target).open("r+b", buffering=0) as file, contextlib.suppress(BrokenPipeError):
         for line in sys.stdin.buffer:
             items = [
