@@ -75,7 +75,7 @@ def contour_plot(board: Board, group: str, keys: Sequence[str], palette: Palette
     raw = [(10**x if x_log else x), (10**y if y_log else y)]
     traces = [
         go.Scatter(
-            x=raw[0][chosen], y=raw[1][chosen], mode="markers", name=name, marker=marker,
+            x=raw[0][chosen], y=raw[1][chosen], mode="markers", name=name, marker=marker, cliponaxis=False,
             customdata=[[plain(configs[i].config_id), score(values[i])] for i in chosen],
             hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
         )
