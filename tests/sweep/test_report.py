@@ -315,7 +315,7 @@ def test_half_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", shape)
     edit_json(run / "sweep.json", lambda sweep: sweep.update({"\ud800": "odd\ud800"}))
     edit_json(
-        run / "plan.json", lambda p: [t["config"].update(words=f"odd\ud800{t['config']['lr']}") for t in p["trials"]]
+        run / "plan.json", lambda p: [t["config"].update(words=f"odd\ud800{t['config']['seed']}") for t in p["trials"]]
     )
     write_report(open_folder(run))
     for name in ("report.html", "leaderboard.csv", "benchmark_results.csv", "model_card_vit_b_16.md"):
