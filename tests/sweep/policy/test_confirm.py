@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sweep.policy.confirm import GroupChoice, choose_group
@@ -276,6 +276,7 @@ class Rough:
 
 
 @given(events, st.integers(1, 3), st.booleans())
+@example([(0, event, 0) for event in ("epoch", "stop", "fail", "fail", "epoch", "retry")], 1, True)
 @settings(max_examples=300, deadline=None)
 def test_whatever_happens_the_sweep_keeps_its_promises_and_ends(
     happenings: list[tuple[int, str, int]], explore_seeds: int, confirm: bool
@@ -290,6 +291,9 @@ def test_whatever_happens_the_sweep_keeps_its_promises_and_ends(
     assert sweep.choice.done
     for trial_id in sweep.choice.skipped:
         sweep.set(trial_id, status="skipped")
+    # A seed that was being confirmed when a retry gave another winner.
+    for trial_id in sweep.choice.stopped:
+        sweep.set(trial_id, status="stopped")
     statuses = {state.status for state in sweep.states.values()}
     assert statuses <= {"completed", "stopped", "diverged", "failed", "skipped", "planned"}
     of_winner = [s for s in sweep.states.values() if s.config_id == sweep.choice.winner]
