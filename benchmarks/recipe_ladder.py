@@ -75,7 +75,8 @@ class Rung:
         """Compare with the rung below on the test images; `others` lend what they know of seeds."""
         if self.below is None:
             return None
-        lenders = [one.best.test_scores() for one in others if one not in (self, self.below)]
+        compared = (self.best.config_id, self.below.best.config_id)
+        lenders = [one.best.test_scores() for one in others if one.best.config_id not in compared]
         answers = [[scored.test for scored in one.best.scored] for one in (self, self.below)]
         return compare(*answers, names=(self.name, self.below.name), lenders=lenders)
 
@@ -103,8 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = run(name, typed)
         rungs.append(Rung(name, typed, best, below, fmean(best.val_scores()) > below.val))
         below = rungs[-1] if rungs[-1].kept else below
-    first = Rung("best of the ladder", below.typed, below.best, rungs[1], True)
-    rows = table([*rungs, *([first] if below is not rungs[1] else [])])
+    if below.below not in (rungs[0], rungs[1]):  # else its own row says how far it is above the base
+        rungs.append(Rung("best of the ladder", below.typed, below.best, rungs[1], True))
+    rows = table(rungs)
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
@@ -139,24 +141,15 @@ def table(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 
 def _trained(root: str, storage: str, name: str, changes: Sequence[str]) -> Configuration:
     """Return the best configuration of a sweep, trained unless it is there already."""
+    folder = Path(storage) / name
     command = [
-        sys.executable,
-        "-m",
-        "sweep.run",
-        "--space",
-        str(SPACE),
-        "--root",
-        root,
-        "--storage",
-        storage,
-        "--name",
-        name,
-    ]
+        sys.executable, "-m", "sweep.run", "--space", str(SPACE), "--root", root, "--storage", storage, "--name", name,
+    ]  # fmt: skip
     command += [part for change in changes for part in ("--set", change)]
-    if (Path(storage) / name).exists():
+    if folder.exists():
         command.append("--resume")
     subprocess.run(command, check=True, stdout=sys.stderr)
-    board = build_board(read_run(open_folder(str(Path(storage) / name))))
+    board = build_board(read_run(open_folder(str(folder))))
     best = board.ranked[0]
     scores = f"val {fmean(best.val_scores()):.4f}, test {fmean(best.test_scores()):.4f}"
     print(f"{name}: lr {best.values['lr']:g}, {scores}", file=sys.stderr, flush=True)
