@@ -6,7 +6,9 @@ import itertools
 import json
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -156,6 +158,42 @@ def test_any_order_and_any_kills_end_as_the_settling_left_alone(
     _killed_ends_as_alone(curves, seed, most, kills, **SETTLED)
 
 
+def ended_after(
+    sweep: Sweep,
+    kills: list[int],
+    chance: random.Random,
+    patch: pytest.MonkeyPatch,
+    *,
+    most: int,
+    writers: tuple[ModuleType, ...] = (ledger_module,),
+    on_write: Callable[[str, Any], None] = lambda name, value: None,
+) -> bool:
+    """Run a sweep whose driver is killed at random epochs, or a few writes later, between two of them; whether it is over then."""
+    left, write = -1, ledger_module.write_json
+
+    def write_or_die(folder: Any, name: str, value: Any) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        write(folder, name, value)
+        on_write(name, value)
+
+    for module in writers:
+        patch.setattr(module, "write_json", write_or_die)
+    for moment in kills:
+        try:
+            left = -1
+            sweep.go(chance, most=most, epochs=moment)
+            left = chance.randrange(4)
+            sweep.go(chance, most=most)
+        except Killed:
+            pass
+        left = -1
+        sweep.open()
+    return sweep.go(chance, most=most)
+
+
 def _killed_ends_as_alone(
     curves: dict[str, list[float]], seed: int, most: int, kills: list[int], **changes: Any
 ) -> None:
@@ -163,29 +201,8 @@ def _killed_ends_as_alone(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         alone = Sweep(Path(folder, "alone"), curves, **changes)
         assert alone.go(chance, most=1)
-        sweep, write = Sweep(Path(folder, "killed"), curves, **changes), ledger_module.write_json
-        left = -1
-
-        def write_or_die(*args: Any) -> None:
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            write(*args)
-
-        patch.setattr(ledger_module, "write_json", write_or_die)
-        for moment in kills:
-            try:
-                # At a random epoch, or a few decisions later, between two of them.
-                left = -1
-                sweep.go(chance, most=most, epochs=moment)
-                left = chance.randrange(4)
-                sweep.go(chance, most=most)
-            except Killed:
-                pass
-            left = -1
-            sweep.open()
-        assert sweep.go(chance, most=most)
+        sweep = Sweep(Path(folder, "killed"), curves, **changes)
+        assert ended_after(sweep, kills, chance, patch, most=most)
         assert sweep.facts() == alone.facts()
         assert sorted(sweep.trained()) == sorted(alone.trained())
         assert len(set(alone.trained())) == len(alone.trained()), "no epoch is trained twice"

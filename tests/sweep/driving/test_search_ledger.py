@@ -27,7 +27,7 @@ from sweep.policy.asha import GroupedASHA
 from sweep.policy.states import TrialState
 from sweep.run_folder.records import read_run
 from sweep.run_folder.request import check_same
-from tests.sweep.driving.test_race_ledger import EPOCHS, Killed, Sweep
+from tests.sweep.driving.test_race_ledger import EPOCHS, Sweep, ended_after
 
 ONE, TWO = ["resnet18"], ["resnet18", "mobilenet_v3_small"]
 FIFO, ASHA = {"kind": "fifo"}, {"kind": "asha", "grace_epochs": 1, "reduction_factor": 2}
@@ -131,32 +131,17 @@ def test_with_any_number_of_machines_and_kills_what_was_planned_stays_and_the_bu
 
 def _kill(sweep: Searching, kills: list[int], chance: random.Random, patch: pytest.MonkeyPatch, *, most: int) -> None:
     """Run to the end, with kills at random epochs, or a few writes later; no entry of plan.json is ever lost."""
-    left, write, planned = -1, ledger_module.write_json, list[str]()
+    planned: list[str] = []
 
-    def write_or_die(folder: Any, name: str, value: Any) -> None:
-        nonlocal left, planned
-        if left == 0:
-            raise Killed
-        left -= 1
-        write(folder, name, value)
+    def check(name: str, value: Any) -> None:
+        nonlocal planned
         if name == "plan.json":
             ids = [trial["trial_id"] for trial in value["trials"]]
             assert set(planned) < set(ids)
             planned = ids
 
-    patch.setattr(ledger_module, "write_json", write_or_die)
-    patch.setattr(search_ledger_module, "write_json", write_or_die)
-    for moment in kills:
-        try:
-            left = -1
-            sweep.go(chance, most=most, epochs=moment)
-            left = chance.randrange(4)
-            sweep.go(chance, most=most)
-        except Killed:
-            pass
-        left = -1
-        sweep.open()
-    assert sweep.go(chance, most=most)
+    writers = (ledger_module, search_ledger_module)
+    assert ended_after(sweep, kills, chance, patch, most=most, writers=writers, on_write=check)
 
 
 def test_a_proposal_waits_until_a_machine_is_free_for_it(tmp_path: Path) -> None:
