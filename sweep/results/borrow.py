@@ -12,7 +12,8 @@ compare them):
   other one, which may be an odd one, as three quarters of them.
 - A configuration whose own seeds differ by much more than the others' keeps its own variance, with its own degrees of
   freedom: its luck is not theirs (`ALONE_BELOW`). If the difference is beyond doubt it does not lend either
-  (`NOT_LENDING_BELOW`, stricter: dropping the largest variance by chance makes the rest too sure).
+  (`NOT_LENDING_BELOW`, stricter: dropping the largest variance by chance makes the rest too sure). Both come by degrees
+  (`TAPER`): one more lender, or one image, must not double an interval.
 - A configuration may borrow degrees of freedom, but not calm: no interval is narrower than its own deviation would
   make it if that were known exactly (`Spread`).
 
@@ -45,6 +46,8 @@ OF_DIFFERENCES, OF_SCORES = 0.125, 0.75
 # Levels of the F test of a configuration's variance against the mean variance of the others.
 ALONE_BELOW = 0.02
 NOT_LENDING_BELOW = 0.002
+# A share of one half at the level itself; the whole at four times the level, nothing at a quarter of it.
+TAPER = 4.0
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,16 @@ class SeedVariance:
         own: Sample variance between the seeds, `[..., k]`; nan for one seed.
         moderated: What to believe instead, `[..., k]`; nan where there is one seed and nobody lends.
         df: Degrees of freedom of `moderated`, `[..., k]`.
-        alone: Whether a configuration borrows nothing because its own seeds differ by much more, bool `[..., k]`.
-        lends: Whether it lends, bool `[..., k]`.
+        borrows: Share of what the others have to lend that it takes, 0 to 1, `[..., k]`: 0 where its own seeds differ by
+            much more than theirs.
+        lends: Share of its own degrees of freedom that it lends, 0 to 1, `[..., k]`.
     """
 
     own: Floats
     moderated: Floats
     df: Floats
-    alone: npt.NDArray[np.bool_]
-    lends: npt.NDArray[np.bool_]
+    borrows: Floats
+    lends: Floats
 
 
 def moderate(
@@ -76,7 +80,8 @@ def moderate(
 
         (d0 s0^2 + d S^2) / (d0 + d)    with d0 + d degrees of freedom,    d0 = min(others' degrees of freedom, 6);
 
-    of a single other configuration, 3/4 of its degrees of freedom.
+    of a single other configuration, 3/4 of its degrees of freedom. A test against the others decides what share of d0 it
+    takes, and a stricter one what share of its d it lends.
 
     Source: Smyth, "Linear models and empirical Bayes methods for assessing differential expression in microarray
     experiments", Stat. Appl. Genet. Mol. Biol. 3(1), 2004, section 3 (there d0 and s0^2 are estimated, and the
@@ -100,24 +105,28 @@ def moderate(
         """Return the mean variance of all others, and their degrees of freedom."""
         df = weight.sum(axis=-1, keepdims=True) - weight
         total = (weight * known).sum(axis=-1, keepdims=True) - weight * known
-        return np.maximum(total, 0.0) / np.maximum(df, 1.0), df
+        return np.divide(np.maximum(total, 0.0), df, out=np.zeros(own.shape), where=df > 0), df
 
     # Seeds that score exactly alike are constant answers, not calm: they lend nothing.
-    weight = np.where(known > 0, d, 0.0)
-    variance, df = others(weight)
+    speaks = known > 0
+    variance, df = others(np.where(speaks, d, 0.0))
     variance = np.maximum(variance, least)
     ratio = np.divide(known, variance, out=np.zeros(own.shape), where=variance > 0)
     compared = (d > 0) & (df > 0)
     p_value = np.where(compared, stats.f.sf(ratio, np.maximum(d, 1), np.maximum(df, 1)), 1.0)
-    lends = (weight > 0) & (p_value >= NOT_LENDING_BELOW)
-    variance, df = others(np.where(lends, d, 0.0))
-    single = lends.sum(axis=-1, keepdims=True) - lends == 1
-    borrowed = np.minimum(np.where(single, SINGLE_LENDER, 1.0) * df, max_borrowed)
-    alone = p_value < ALONE_BELOW
-    borrowed = np.where(alone, 0.0, borrowed)
+    lends, borrows = np.where(speaks, _share(p_value, NOT_LENDING_BELOW), 0.0), _share(p_value, ALONE_BELOW)
+    variance, df = others(lends * d)
+    beside_one = np.clip(lends.sum(axis=-1, keepdims=True) - lends - 1, 0.0, 1.0)
+    borrowed = borrows * np.minimum((SINGLE_LENDER + (1 - SINGLE_LENDER) * beside_one) * df, max_borrowed)
     total = borrowed + d
     moderated = np.divide(borrowed * variance + d * known, total, out=np.full(own.shape, np.nan), where=total > 0)
-    return SeedVariance(np.where(d > 0, own, np.nan), moderated, total, alone, lends)
+    return SeedVariance(np.where(d > 0, own, np.nan), moderated, total, borrows, lends)
+
+
+def _share(p_value: Floats, level: float) -> Floats:
+    """Return 0 for p-values far below a level, 1 far above it, by the logarithm in between."""
+    logs = np.log(np.maximum(p_value, np.finfo(np.float64).tiny) / level) / np.log(TAPER)
+    return np.clip((1 + logs) / 2, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

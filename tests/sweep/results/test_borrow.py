@@ -18,7 +18,7 @@ def test_few_equal_seeds_have_the_pooled_variance() -> None:
     found = moderate(np.array([1.0, 2.0, 4.0, 3.0]), [2, 2, 2, 2])
     np.testing.assert_allclose(found.moderated, 2.5)
     np.testing.assert_allclose(found.df, 4)
-    assert not found.alone.any() and found.lends.all()
+    assert found.borrows.tolist() == found.lends.tolist() == [1, 1, 1, 1]
 
 
 def test_a_single_other_one_counts_for_three_quarters() -> None:
@@ -43,23 +43,34 @@ def test_other_numbers_of_seeds_weigh_by_their_degrees_of_freedom() -> None:
 
 def test_much_larger_luck_is_kept_and_not_lent() -> None:
     found = moderate(np.array([1.0, 2.0, 1.5, 2500.0]), [4, 4, 4, 4])
-    assert found.alone.tolist() == [False, False, False, True] == (~found.lends).tolist()
+    assert found.borrows.tolist() == found.lends.tolist() == [1, 1, 1, 0]
     assert (found.moderated[3], found.df[3]) == (2500.0, 3)
     np.testing.assert_allclose(found.moderated[:3], moderate(np.array([1.0, 2.0, 1.5]), [4, 4, 4]).moderated)
-    # Larger beyond a doubt of 2 % but not of 0.2 %: it borrows nothing, and lends.
-    between = moderate(np.array([1.0, 2.0, 1.5, 9.5]), [4, 4, 4, 4])
-    assert between.alone[3] and between.lends.all() and between.moderated[0] > 2.0
+    # p = 0.009: it borrows a fifth, and lends.
+    between = moderate(np.array([1.0, 2.0, 1.5, 10.8]), [4, 4, 4, 4])
+    assert 0.15 < between.borrows[3] < 0.25 and between.lends.all() and between.moderated[0] > 2.0
+
+
+def test_one_image_more_changes_no_interval_by_much() -> None:
+    """A threshold between borrowing and not would change the degrees of freedom from 3 to 9 at one point."""
+    loud = np.geomspace(1.0, 2500.0, 20_000)
+    sweeps = np.stack([np.full_like(loud, 1.0), np.full_like(loud, 2.0), np.full_like(loud, 1.5), loud], axis=1)
+    found = moderate(sweeps, [4, 4, 4, 4])
+    for moderated, df in ((found.moderated[:, i], found.df[:, i]) for i in (0, 3)):
+        half = scipy_stats.t.isf(0.025, df) * np.sqrt(moderated)
+        assert np.abs(np.diff(np.log(half))).max() < 0.01
+        assert df.min() >= 3
 
 
 def test_others_whose_seeds_happened_to_agree_accuse_nobody() -> None:
-    assert moderate(np.array([4.0, 1e-4]), [2, 2]).alone.tolist() == [True, False]
+    assert moderate(np.array([4.0, 1e-4]), [2, 2]).borrows[0] < 1
     known = moderate(np.array([4.0, 1e-4]), [2, 2], least=[1.0, 1.0])
-    assert not known.alone.any() and known.moderated[0] == pytest.approx(4.0 / 1.75, abs=1e-4)
+    assert known.borrows.tolist() == [1, 1] and known.moderated[0] == pytest.approx(4.0 / 1.75, abs=1e-4)
 
 
 def test_one_seed_and_a_constant_answer_lend_nothing() -> None:
     found = moderate(np.array([1.0, np.nan, 0.0]), [2, 1, 2])
-    assert found.lends.tolist() == [True, False, False]
+    assert found.lends.tolist() == [1, 0, 0]
     assert (found.moderated[0], found.df[0]) == (1.0, 1)
     assert np.isnan(found.own[1]) and (found.moderated[1], found.df[1]) == (1.0, 0.75)
     assert np.isnan(moderate(np.array([np.nan, np.nan]), [1, 1]).moderated).all()
