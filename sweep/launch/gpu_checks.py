@@ -13,8 +13,8 @@ from sweep.plan.plan import PlannedTrial
 from sweep.wording import counted
 
 _GIB = 2**30
-# Forward multiply-adds a second, 1e9, of training on one CPU core: 12 to 19 for the backbones at 224 px
-# (docs/architecture.md, Facts about speed).
+# Forward multiply-adds a second, 1e9, of training on one CPU core in float32: 12 to 19 for the backbones at 224 px, up to
+# three times as many in bfloat16 (docs/architecture.md, Facts about speed).
 _CORE_GMAC_PER_S = 14.0
 _SLOW_S = 24 * 3600.0
 _ENOUGH_CPUS = 1e6

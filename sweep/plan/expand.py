@@ -61,7 +61,7 @@ def make_plan(
     *,
     limit: int = MAX_TRIALS,
     yes: bool = False,
-    auto_gpu: float | None = None,
+    auto_gpu: float = 0.0,
     held: Plan | None = None,
 ) -> Plan:
     """Expand a space into its trials and check each of them as a whole.
@@ -72,7 +72,7 @@ def make_plan(
         spec: The space.
         limit: Most trials that are planned without `yes`.
         yes: `--yes`: plan more, up to `MAX_TRIALS_EVER`.
-        auto_gpu: What `gpu: auto` stands for; None asks this machine.
+        auto_gpu: What `gpu: auto` stands for (`sweep.launch.tasks.auto_gpu_of`).
         held: The plan so far, whose proposals are kept.
 
     Raises:
@@ -96,7 +96,7 @@ def make_plan(
     drafts, to_come = _drafts(spec, where, held)
     unique = {draft.config.digest(): draft for draft in reversed(drafts)}
     ordered = _in_order(list(reversed(unique.values())), spec)
-    trials = _named(ordered, spec, _auto_gpu(spec) if auto_gpu is None else auto_gpu)
+    trials = _named(ordered, spec, auto_gpu)
     if spec.scheduler.kind != "fifo" and spec.scheduler.confirm == "settle" and len({d.group for d in drafts}) == 1:
         raise ConfigError(
             f"{where}: scheduler.confirm = settle tells the best of each {spec.scheduler.group_by} apart, and there is one; "
@@ -243,15 +243,6 @@ def _needs(spec: SweepSpec, backbone: str, auto_gpu: float) -> tuple[float, floa
     cpu = own.cpu if own and own.cpu is not None else spec.resources.cpu
     gpu = own.gpu if own and own.gpu is not None else spec.resources.gpu
     return cpu, auto_gpu if gpu == "auto" else gpu
-
-
-def _auto_gpu(spec: SweepSpec) -> float:
-    asked = [spec.resources.gpu, *(own.gpu for own in spec.resources.per_backbone.values())]
-    if "auto" not in asked or spec.fixed.get("device") in ("cpu", "mps"):
-        return 0.0
-    import torch  # 2 s, which a plan that names its GPUs does not pay
-
-    return float(torch.cuda.device_count() > 0)
 
 
 def _group_sizes(trials: tuple[PlannedTrial, ...]) -> dict[str, int]:
