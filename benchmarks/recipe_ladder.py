@@ -6,8 +6,8 @@ Each rung is a sweep of `search_spaces/recipe_ladder.yaml` (learning rates, thre
 one more. The learning rate is chosen on validation, rung by rung. An ingredient is kept if the mean validation mean_f1 of
 the chosen rate rises; the next rung then stands on it, else on the rung below. The test images (the whole val CSV, protocol
 official) decide nothing: on them each rung is compared with the one it stands on, paired by image, with the intervals of a
-leaderboard; the configurations of all rungs lend each other what they know of how seeds vary. Rungs that are there already are
-not trained again.
+leaderboard; the configurations of all rungs lend each other what they know of how seeds vary. Finished rungs are taken as they
+are, so each ladder needs a storage of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.measure import machine
 from fairface_core.files.folder import open_folder
 from sweep.results.leaderboard import Configuration, build_board
 from sweep.results.stats import Comparison, compare, holm
+from sweep.run_folder.going_on import state_of
 from sweep.run_folder.records import read_run
 
 SPACE = Path("search_spaces/recipe_ladder.yaml")
@@ -140,15 +141,15 @@ def table(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 
 
 def _trained(root: str, storage: str, name: str, changes: Sequence[str]) -> Configuration:
-    """Return the best configuration of a sweep, trained unless it is there already."""
+    """Return the best configuration of a sweep, trained unless it is finished."""
     folder = Path(storage) / name
     command = [
         sys.executable, "-m", "sweep.run", "--space", str(SPACE), "--root", root, "--storage", storage, "--name", name,
     ]  # fmt: skip
     command += [part for change in changes for part in ("--set", change)]
-    if folder.exists():
-        command.append("--resume")
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    begun = folder.exists()
+    if not begun or state_of(read_run(open_folder(str(folder)))) != "finished":
+        subprocess.run([*command, *["--resume"] * begun], check=True, stdout=sys.stderr)
     board = build_board(read_run(open_folder(str(folder))))
     best = board.ranked[0]
     scores = f"val {fmean(best.val_scores()):.4f}, test {fmean(best.test_scores()):.4f}"
