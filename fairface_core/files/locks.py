@@ -11,6 +11,10 @@ import errno
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -33,14 +37,21 @@ def locked_file(path: str | Path, *, timeout_s: float = -1) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flock not supported")
         try:
-            lock.acquire()
+            _take(lock)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
             # Not the same file: the one that has no lock may lie there.
             lock = SoftFileLock(f"{path}.held", timeout=timeout_s)
-            lock.acquire()
+            _take(lock)
     try:
         yield
     finally:
         lock.release()
+
+
+def _take(lock: BaseFileLock) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except TimeoutError:
+        lock.acquire()  # the first look may have removed what a killed process left
