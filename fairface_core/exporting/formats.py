@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -176,4 +177,7 @@ def check_packages(packages: Sequence[str]) -> None:
     """Raise ConfigError for packages that are not installed."""
     missing = [name for name in dict.fromkeys(packages) if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"export: not installed: {', '.join(missing)}; run: pip install 'fairface-sweep[export]'")
+        newer = " on Python 3.11 or newer" if "onnxruntime" in missing and sys.version_info < (3, 11) else ""
+        raise ConfigError(
+            f"export: not installed: {', '.join(missing)}; run: pip install 'fairface-sweep[export]'{newer}"
+        )
