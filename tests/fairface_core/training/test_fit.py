@@ -91,7 +91,8 @@ def test_the_folder_is_complete_and_consistent(undisturbed: Path) -> None:
     assert age.sum() == gender.sum() == report["data"]["rows"]["test"]
     assert np.trace(age) / age.sum() == pytest.approx(report["test_metrics"]["age_acc"])
     assert (undisturbed / "best.pt").read_bytes() == (undisturbed / f"best_{BACKBONE}_seed1.pt").read_bytes()
-    history = pd.read_csv(undisturbed / "history.csv", float_precision="round_trip")
+    # As text: pandas 2 reads the last digit of a number wrong.
+    history = pd.read_csv(undisturbed / "history.csv", dtype=str).astype(float)
     assert list(history.epoch) == [1, 2, 3]
     assert history.mean_f1.max() == report["mean_f1"] == report["val_metrics"]["mean_f1"]
     assert history.epoch[history.mean_f1.idxmax()] == report["best_epoch"]
