@@ -1,7 +1,7 @@
 """What ASHA with a bracket per backbone and a confirm phase saves, and what it costs in score.
 
     python -m benchmarks.asha_saving                                       # simulated curves
-    python -m benchmarks.asha_saving --run-dir benchmarks/results/curves_standin_fairface_sample.csv
+    python -m benchmarks.asha_saving --run-dir benchmarks/results/curves_pretrained_2cores_2026-11.csv
     python -m benchmarks.asha_saving --run-dir runs/<name>                 # a sweep made with --scheduler fifo
 
 Known curves go through the real scheduler and the real confirm policy (`sweep.policy.simulate`), so an epoch that is not

@@ -87,7 +87,7 @@ def _from_csv(path: Path) -> list[Curve]:
             if int(row["epoch"]) != len(trial) + 1:
                 raise ValueError(f"{path}: {row['config_id']} seed {row['seed']}: epoch {row['epoch']} out of order")
             trial.append(float(row["mean_f1"]))
-            constant = float(row.get("constant_mean_f1") or 0.0)
+            constant = float(row["constant_mean_f1"])
     curves = [Curve(f"{c}-s{seed}", g, c, seed, tuple(s), constant=constant) for (g, c, seed), s in scores.items()]
     return _whole(curves, max((len(curve.scores) for curve in curves), default=0), str(path))
 
