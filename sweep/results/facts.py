@@ -101,8 +101,8 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
             "Intervals",
             "95 %, over seeds and images: t intervals from the variance between seeds and a bootstrap of the images. Each "
             "configuration's variance is moved towards that of the sweep's other full-budget configurations of about "
-            "their group's best score, which lend it degrees of freedom, unless its own seeds differ by much more. With "
-            "one seed they speak of that trained model on other images only.",
+            "their group's best score, which lend it degrees of freedom, few or none where its own seeds differ by much "
+            "more. With one seed they speak of that trained model on other images only.",
         ),
         (
             "Comparisons",

@@ -104,7 +104,7 @@ def seed_variance(board: Board, best: Sequence[Configuration]) -> list[str]:
             "twice as wide as a third seed would make it."
             for group in double
         ]
-    alone = [one.group for one in several if one.test and one.test.df == one.test.n - 1]
+    alone = [one.group for one in several if one.test and round(one.test.df) == one.test.n - 1]
     sharing = [one for one in several if one.group not in alone]
     said = []
     if sharing:
