@@ -111,6 +111,7 @@ class _Race:
                 by_config.setdefault(state.config_id, []).append(state)
         self.racers = [_Racer(name, tuple(trials)) for name, trials in by_config.items()]
         self.decisions: list[RungDecision] = []
+        self._states = states
         self._rule, self._next_order = rule, next_order
         self._constant = max(t.constant for t in states)
         self._val_images = max(t.val_images for t in states)
@@ -138,11 +139,12 @@ class _Race:
 
     def _won(self, racer: _Racer) -> None:
         """Note the winner once, so that what it loses while its seeds run in full is nothing to the race."""
-        if len(self.racers) > 1 and racer.told(self._rule.epochs) is None:
+        begun = [t for t in racer.trials if t.scores]
+        # The first one's note is written last: while it is missing, a driver died among them.
+        if len(self.racers) > 1 and begun and not any(d.rung == self._rule.epochs for d in begun[0].decisions):
             value = _last_value(racer, self.decisions)
-            for t in racer.trials:
-                if t.scores:
-                    self._note(t, self._rule.epochs, len(t.scores), value, value, stop=False)
+            for t in reversed(begun):
+                self._note(t, self._rule.epochs, len(t.scores), value, value, stop=False)
 
     def _fit(self, left: list[_Racer], epoch: int) -> list[_Racer]:
         """Leave out those with no seed left, and those that lost one to divergence while there are others."""
@@ -221,6 +223,10 @@ class _Race:
         known = [d for d in (*t.decisions, *self.decisions) if d.trial_id == t.trial_id]
         if any(d.stop or d.rung == rung for d in known):
             return
+        # A driver that died between two of its writes has told another seed of this configuration already: it is one judgment.
+        for d in (d for other in self._states if other.config_id == t.config_id for d in other.decisions):
+            if d.rung == rung and d.stop == stop:
+                value, cutoff = d.value, d.cutoff
         order = self._next_order + len(self.decisions)
         judged = (float(rung), epoch, t.scores[epoch - 1], cutoff, stop, order, self._constant)
         self.decisions.append(RungDecision(t.trial_id, t.group, *judged, kind="race", value=value))
