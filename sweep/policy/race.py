@@ -111,7 +111,6 @@ class _Race:
                 by_config.setdefault(state.config_id, []).append(state)
         self.racers = [_Racer(name, tuple(trials)) for name, trials in by_config.items()]
         self.decisions: list[RungDecision] = []
-        self._states = states
         self._rule, self._next_order = rule, next_order
         self._constant = max(t.constant for t in states)
         self._val_images = max(t.val_images for t in states)
@@ -144,7 +143,7 @@ class _Race:
         if len(self.racers) > 1 and begun and not any(d.rung == self._rule.epochs for d in begun[0].decisions):
             value = _last_value(racer, self.decisions)
             for t in reversed(begun):
-                self._note(t, self._rule.epochs, len(t.scores), value, value, stop=False)
+                self._note(racer, t, self._rule.epochs, len(t.scores), value, value, stop=False)
 
     def _fit(self, left: list[_Racer], epoch: int) -> list[_Racer]:
         """Leave out those with no seed left, and those that lost one to divergence while there are others."""
@@ -190,7 +189,7 @@ class _Race:
                 self._fell(racer, epoch, value.mean if value else None, cutoff)
             elif value:
                 for t in value.seeds:
-                    self._note(t, epoch, epoch, value.mean, cutoff, stop=False)
+                    self._note(racer, t, epoch, epoch, value.mean, cutoff, stop=False)
         return on, decided
 
     def _values(
@@ -215,18 +214,25 @@ class _Race:
         """Decide for every trial of a configuration that has begun and was not told yet."""
         for t in racer.trials:
             if t.scores and t.status not in ENDED:
-                self._note(t, rung, min(rung, len(t.scores)), value, cutoff, stop=True)
+                self._note(racer, t, rung, min(rung, len(t.scores)), value, cutoff, stop=True)
 
     def _note(
-        self, t: TrialState, rung: int, epoch: int, value: float | None, cutoff: float | None, *, stop: bool
+        self,
+        racer: _Racer,
+        t: TrialState,
+        rung: int,
+        epoch: int,
+        value: float | None,
+        cutoff: float | None,
+        *,
+        stop: bool,
     ) -> None:
         known = [d for d in (*t.decisions, *self.decisions) if d.trial_id == t.trial_id]
         if any(d.stop or d.rung == rung for d in known):
             return
         # A driver that died between two of its writes has told another seed of this configuration already: it is one judgment.
-        for d in (d for other in self._states if other.config_id == t.config_id for d in other.decisions):
-            if d.rung == rung and d.stop == stop:
-                value, cutoff = d.value, d.cutoff
+        for d in (d for other in racer.trials for d in other.decisions if d.rung == rung and d.stop == stop):
+            value, cutoff = d.value, d.cutoff
         order = self._next_order + len(self.decisions)
         judged = (float(rung), epoch, t.scores[epoch - 1], cutoff, stop, order, self._constant)
         self.decisions.append(RungDecision(t.trial_id, t.group, *judged, kind="race", value=value))
