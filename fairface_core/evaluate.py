@@ -51,8 +51,10 @@ def checkpoint_config(cfg: Mapping[str, Any], flags: Mapping[str, Any], *, where
     on the split of its `seed`: the images that script printed its test metrics for. What became of copies was chosen
     for the checkpoint's own protocol: with another one, that one's default applies.
     """
-    # What decides no result is this machine's affair and not the checkpoint's; its weights are in it.
-    known = {key: value for key, value in cfg.items() if key in identity_fields() - {"weights", "weights_map"}}
+    # What decides no result is this machine's affair and not the checkpoint's; its weights are in it, and the extra that
+    # has their optimizer may not be here.
+    left_out = {"weights", "weights_map", "optimizer"}
+    known = {key: value for key, value in cfg.items() if key in identity_fields() - left_out}
     if "split_seed" not in known and "seed" in known:
         known["split_seed"] = known["seed"]
     own_protocol = known.get("protocol", TrainConfig.model_fields["protocol"].default)

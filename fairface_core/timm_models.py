@@ -1,4 +1,4 @@
-"""timm's classifiers as backbones: the only file that knows timm.
+"""timm's classifiers as backbones, and its LAMB: the only file that knows timm.
 
 timm and torch are imported where a name of timm's is first looked at: about 4 s, once a process. What it takes to choose
 a network (parameters, multiply-adds, length of the features) is counted on torch's meta device: nothing is allocated and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import importlib.util
 import re
 import sys
 import warnings
@@ -21,9 +22,11 @@ from fairface_core.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 PREFIX = "timm/"
 INSTALL = 'pip install -e ".[timm]"'
+_MISSING = f"the package timm is not installed; run: {INSTALL}"
 # An architecture and, after a dot, the name of its pretrained weights. No source such as `hf-hub:` or `local-dir:`.
 NAME_PATTERN = r"^timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$"
 _PROBE_IMAGES = 2  # fewest images of a training pass
@@ -84,7 +87,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise ConfigError(f"backbone = 'timm/...': the package timm is not installed; run: {INSTALL}") from None
+        raise ConfigError(f"backbone = 'timm/...': {_MISSING}") from None
     return timm
 
 
@@ -284,3 +287,33 @@ def _converters(network: nn.Module) -> Iterator[Any]:
     for word in ("checkpoint_filter_fn", "_filter_fn"):
         if convert := getattr(module, word, None):
             yield convert
+
+
+def check_optimizer(name: str) -> str:
+    """Return the name of an optimizer; nothing is imported for it.
+
+    Raises:
+        ValueError: If it is timm's, and timm is not installed.
+    """
+    if name == "lamb" and importlib.util.find_spec("timm") is None:
+        raise ValueError(_MISSING)
+    return name
+
+
+def lamb(groups: list[dict[str, Any]], lr: float, weight_decay: float) -> Optimizer:
+    """Return timm's LAMB (You et al., 1904.00962) with its defaults, but that it shortens no gradient: `clip_grad_norm` does."""
+    from timm.optim import Lamb
+
+    optimizer = Lamb(groups, lr=lr, weight_decay=weight_decay, max_grad_norm=None)
+    optimizer.register_step_post_hook(_forget_steps_at_rest)
+    return optimizer
+
+
+def _forget_steps_at_rest(optimizer: Optimizer, *_: Any) -> None:
+    """Let a group that had no gradients yet begin at its first step: timm counts by group, and its empty steps too.
+
+    The moments of a backbone that was frozen would be taken for old ones, and its first steps be up to 6.6 times too long.
+    """
+    for group in optimizer.param_groups:
+        if all(parameter.grad is None for parameter in group["params"]):
+            del group["step"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from fairface_core.timm_models import check_optimizer
 
 # YAML reads 0.25 as a number.
 Margin = Annotated[
@@ -14,6 +16,7 @@ Margin = Annotated[
         json_schema_input_type=Literal["0.25", "1.25"] | float,
     ),
 ]
+Optimizer = Annotated[Literal["adamw", "sgd", "lamb"], AfterValidator(check_optimizer)]
 
 
 def field(

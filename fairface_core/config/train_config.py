@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from fairface_core.config.fields import Margin, field
+from fairface_core.config.fields import Margin, Optimizer, field
 from fairface_core.config.recipe import recipe_problems
 from fairface_core.config.wording import unknown_key, validation_problem
 from fairface_core.errors import ConfigError, is_text, not_utf8, shown
@@ -107,7 +107,9 @@ class TrainConfig(BaseModel):
     )
     warmup_epochs: int = _recipe(0, "epochs in which the learning rate rises to lr, step by step", ge=0, le=10_000)
     min_lr: float = _recipe(0.0, "learning rate that the schedule falls to", ge=0, allow_inf_nan=False)
-    optimizer: Literal["adamw", "sgd"] = _recipe("adamw", "sgd has Nesterov momentum 0.9; it wants a far higher lr")
+    optimizer: Optimizer = _recipe(
+        "adamw", "sgd has Nesterov momentum 0.9, lamb is timm's (extra [timm]); both want a far higher lr"
+    )
     head_lr_factor: float = _recipe(1.0, "learning rate of both heads, as a multiple of lr", gt=0, le=1000)
     layer_decay: float = _recipe(
         1.0, "learning rate of each block of the backbone, as a share of the next one's", gt=0, le=1

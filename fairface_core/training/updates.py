@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fairface_core.config.train_config import TrainConfig
 from fairface_core.model.adjust import block_of
 from fairface_core.model.network import AgeGenderModel
+from fairface_core.timm_models import lamb
 
 _BACKBONE = "feature_extractor"
 # Of more than one dimension and yet never decayed, by the last part of their names: torchvision's and timm's.
@@ -37,6 +38,8 @@ class Updates:
             self._optimizer = torch.optim.SGD(
                 groups, lr=config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay, fused=fused
             )
+        elif config.optimizer == "lamb":
+            self._optimizer = lamb(groups, config.lr, config.weight_decay)
         else:
             self._optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -102,17 +105,21 @@ def parameter_groups(config: TrainConfig, model: AgeGenderModel) -> tuple[list[d
     """Return the optimizer's groups, and for each by what the learning rate is multiplied in it.
 
     Without `head_lr_factor`, `layer_decay` and `no_decay_on_norm_and_bias` there is one group, in the order of
-    `model.parameters()`: an older run's state fits.
+    `model.parameters()`: an older run's state fits. A backbone that is frozen at first is apart where the optimizer asks for it.
 
     Raises:
         ConfigError: If the blocks of the backbone have no order that is known.
     """
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, bool, bool], list[Tensor]] = {}
     for name, parameter, factor in _with_lr_factors(config, model):
         spared = config.no_decay_on_norm_and_bias and (parameter.ndim <= 1 or name.endswith(_NOT_DECAYED))
-        groups.setdefault((factor, spared), []).append(parameter)
-    made = [{"params": params, **({"weight_decay": 0.0} if spared else {})} for (_, spared), params in groups.items()]
-    return made, [factor for factor, _ in groups]
+        # timm's LAMB counts steps by group, and torch's fused SGD refuses a group in which some momenta have not begun.
+        apart = config.optimizer != "adamw" and config.freeze_epochs > 0 and name.startswith(_BACKBONE)
+        groups.setdefault((factor, spared, apart), []).append(parameter)
+    made = [
+        {"params": params, **({"weight_decay": 0.0} if spared else {})} for (_, spared, _), params in groups.items()
+    ]
+    return made, [factor for factor, *_ in groups]
 
 
 def _with_lr_factors(config: TrainConfig, model: AgeGenderModel) -> Iterator[tuple[str, Tensor, float]]:

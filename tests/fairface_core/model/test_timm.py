@@ -154,6 +154,16 @@ def test_without_timm_its_names_are_refused_and_torchvisions_are_not(tmp_path: P
     assert """the package timm is not installed; run: pip install -e ".[timm]\"""" in run.stderr
 
 
+def test_without_timm_its_optimizer_is_refused_and_what_it_trained_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError) as refused:
+        make_config({"optimizer": "lamb"})
+    assert refused.value.problems == (
+        """config: optimizer = 'lamb': the package timm is not installed; run: pip install -e ".[timm]\"""",
+    )
+    assert evaluate.checkpoint_config({"optimizer": "lamb", "lr": 0.1}, {}, where="best.pt").lr == 0.1
+
+
 def test_patterns(capsys: pytest.CaptureFixture[str]) -> None:
     assert matching("timm/convnextv2_{atto,femto,pico}*") == tuple(
         f"timm/convnextv2_{size}" for size in ("atto", "femto", "pico")

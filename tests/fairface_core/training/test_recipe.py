@@ -50,6 +50,7 @@ TOGETHER: list[dict[str, Any]] = [
     {
         "age_loss": "corn", "ema_decay": 0.9, "norm_momentum": 0.3, "clip_grad_norm": 1.0, "sampler": "balanced",
         "layer_decay": 0.8, "no_decay_on_norm_and_bias": True, "freeze_epochs": 1, "micro_batch_size": 7,
+        "optimizer": "lamb", "lr": 2e-2,
     },
     {
         "age_loss": "soft_labels", "mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5, "optimizer": "sgd", "lr": 2e-2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,24 @@ def test_a_long_gradient_is_cut() -> None:
     assert moved[0] > 1000
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lamb_is_timms_and_clips_as_every_other(weight_decay: float) -> None:
+    """timm's own default is to shorten every gradient to 1."""
+    model, own = updates(optimizer="lamb", lr=0.1, weight_decay=weight_decay, clip_grad_norm=1.0)
+    theirs = copy.deepcopy(model)
+    timms = pytest.importorskip("timm").optim.Lamb(theirs.parameters(), lr=0.1, weight_decay=weight_decay)
+    _, unclipped = updates(optimizer="lamb")
+    (group,) = unclipped.state()["optimizer"]["param_groups"]
+    assert group["max_grad_norm"] is None
+    for scale in (1.0, 100.0, 1e-5):
+        for one, other in zip(model.parameters(), theirs.parameters(), strict=True):
+            one.grad = scale * torch.randn_like(one)
+            other.grad = one.grad.clone()
+        own.step()
+        timms.step()
+    torch.testing.assert_close(list(model.parameters()), list(theirs.parameters()), rtol=1e-4, atol=1e-6)
+
+
 def test_the_average_follows_the_weights() -> None:
     model, own = updates(ema_decay=0.8)
     assert own.averaged is not None
@@ -132,18 +152,29 @@ def test_the_average_follows_the_weights() -> None:
     assert 10 < own.averaged.state_dict()[running][0] < 15
 
 
-def test_a_frozen_backbone_stays_as_it_is() -> None:
-    model, own = updates()
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
+def test_a_frozen_backbone_stays_as_it_is_and_starts_as_from_the_first_step(optimizer: str) -> None:
+    recipe = {"optimizer": optimizer, "weight_decay": 0, "lr": 1e-2}
+    model, own = updates(**recipe, freeze_epochs=1)
     model.train()
     freeze_backbone(model, True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    sum(logits.sum() for logits in model(torch.randn(4, 3, 32, 32))).backward()
-    own.step()
+    for _ in range(3):
+        sum(logits.sum() for logits in model(torch.randn(4, 3, 32, 32))).backward()
+        own.step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed and all(name.startswith("head_") for name in changed)
     freeze_backbone(model, False)
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
+    other, fresh = updates(**recipe)
+    other.load_state_dict(model.state_dict())
+    for network, steps in ((model, own), (other, fresh)):
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        steps.step()
+    both = zip(model.feature_extractor.parameters(), other.feature_extractor.parameters(), strict=True)
+    assert all(torch.equal(one, its) for one, its in both)
 
 
 def test_a_share_of_the_images_loses_a_rectangle_each_its_own() -> None:
@@ -211,7 +242,7 @@ def test_a_balanced_epoch_holds_every_class_alike_often() -> None:
     assert len(set(epochs[0]) & set(epochs[1]) & set(range(700))) < 250
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
 def test_a_scaled_step_is_clipped_as_an_unscaled_one_and_left_out_where_it_overflows(optimizer: str) -> None:
     """float16's scaler, on the CPU."""
     ends = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -236,6 +237,25 @@ WHOLE_PLAN = {
 ASKS_TIMM = {"unknown backbone of timm", "pattern that matches nothing", "pattern that matches too much"}
 # Of the accepted ones, what it refuses: the limits of a number cannot be said of one that is written as text.
 QUOTED = {"quoted number", "the same value twice"}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("space: {lr: {grid: [1]}}\nfixed: {optimizer: lamb}", "2: fixed.optimizer"),
+        ("space:\n  optimizer: {grid: [adamw, lamb]}", "2: space.optimizer.grid"),
+        ("space:\n  optimizer: {choice: [adamw, lamb]}\nnum_samples: 9", "2: space.optimizer.choice"),
+    ],
+)
+def test_an_optimizer_of_timm_is_refused_without_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, place: str
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    load_space(path)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=rf"s\.yaml:{place} = 'lamb': the package timm is not installed; run"):
+        load_space(path)
 
 
 def test_the_schema_in_the_repository_is_the_one_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
