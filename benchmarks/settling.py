@@ -29,6 +29,7 @@ from sweep.policy.spending import LEVEL, spent_level
 from sweep.policy.states import TrialState
 from sweep.results.borrow import Spread, moderate
 from sweep.results.stats import holm
+from sweep.space.spec import EQUAL_WITHIN
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,7 +83,8 @@ def seeds_run(val: Floats) -> list[int]:
         for g in range(len(val))
     }
     while True:
-        choices = settle({group: _all_seeds(group, trials) for group, trials in states.items()}, states)
+        alone = {group: _all_seeds(group, trials) for group, trials in states.items()}
+        choices = settle(alone, states, margin=EQUAL_WITHIN)
         looks = {d.trial_id: d for choice in choices.values() for d in choice.decisions}
         wanted = {name for choice in choices.values() for name in choice.confirm}
         if not looks and not wanted:

@@ -175,7 +175,8 @@ class Ledger:
     def _settle(self) -> dict[str, GroupChoice]:
         """Return what all groups need once the new decisions of a look are stored."""
         states = {group: self._states(group) for group in self.groups}
-        choices = settle({group: self._alone(group) for group in self.groups}, states, next_order=self._next_order())
+        alone = {group: self._alone(group) for group in self.groups}
+        choices = settle(alone, states, margin=self.plan.equal_within, next_order=self._next_order())
         made = [decision for choice in choices.values() for decision in choice.decisions]
         for decision in made:
             self.decided(decision)

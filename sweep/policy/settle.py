@@ -1,7 +1,8 @@
 """Settle: the winners of all groups get seeds in rounds, one each, until it is clear which is the best.
 
 From the second round on all contenders are compared (a *look*; one seed shows no luck, so there is nothing to see before).
-Whoever can no longer be the best is left with the seeds it has. When one contender is left, or no seeds are, it is over.
+Whoever can no longer be the best is left with the seeds it has, and so is whoever the seeds still to come would hardly tell from the
+best (`FUTILE_BELOW`): a tie that stays one is not worth them. When one contender is left, or no seeds are, it is over.
 
 Only validation decides, as everywhere: which seeds are run is a choice, and the test images must not make choices. A group is left
 once the verdict, on test, may be expected: it lies further behind the best than the half width that
@@ -32,6 +33,8 @@ from sweep.policy.states import SETTLE, RungDecision, TrialState
 
 # As `sweep.results.borrow.MAX_BORROWED`.
 _MAX_BORROWED = 6
+# Chance of a verdict below which no further seed is run. 0.1 and 0.2 save little more, and lose more verdicts (benchmarks/results).
+FUTILE_BELOW = 0.05
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,18 @@ class _Contender:
 
 
 def settle(
-    choices: Mapping[str, GroupChoice], states: Mapping[str, Sequence[TrialState]], *, next_order: int = 0
+    choices: Mapping[str, GroupChoice],
+    states: Mapping[str, Sequence[TrialState]],
+    *,
+    margin: float,
+    next_order: int = 0,
 ) -> dict[str, GroupChoice]:
     """Narrow what all groups need down to what the next look needs.
 
     Args:
         choices: What each group needs if its winner is run with all its seeds.
         states: The trials of each group, in plan order.
+        margin: Differences below it are none for practical purposes.
         next_order: Order of the first new decision.
 
     Returns:
@@ -95,7 +103,7 @@ def settle(
             told = {one.group: one.told(look) for one in left}
             decided = [d for d in told.values() if d]
             if len(decided) < len(left):
-                decided = _look(look, left, spent_level(look, most) / math.comb(len(everyone), 2))
+                decided = _look(look, left, most, math.comb(len(everyone), 2), margin)
             new += [d for d in decided if not told[d.group]]
             reasons |= {d.group: d.reason() for d in decided if d.stop}
             left = [one for one, d in zip(left, decided, strict=True) if not d.stop]
@@ -119,28 +127,78 @@ def settle(
     return out
 
 
-def _look(look: int, left: Sequence[_Contender], level: float) -> list[RungDecision]:
+def _look(look: int, left: Sequence[_Contender], most: int, pairs: int, margin: float) -> list[RungDecision]:
     """Return what a look says of each contender; what was said before stays. One seed cannot be compared, and goes on."""
     # Of those that were told before, a seed that failed then may be running again.
     at = [value_at([t for t in one.first(look) if t.status == "completed"], 0, None, 0.0) for one in left]
     best = min(range(len(left)), key=lambda i: (-at[i].mean, left[i].group))
     prior = sampling_error(at[best].score, max(t.val_images for one in left for t in one.seeds))
     squares = math.fsum((x - mean) ** 2 for v in at for mean in [v.mean] for x in v.values)
-    degrees = sum(len(v.values) - 1 for v in at)
-    variance = (PRIOR_DOF * prior**2 + squares) / (PRIOR_DOF + degrees)
+    now, end = [len(v.values) for v in at], [len(one.seeds) for one in left]
+    variance = (PRIOR_DOF * prior**2 + squares) / (PRIOR_DOF + sum(now) - len(now))
     decided = []
-    for one, value in zip(left, at, strict=True):
-        few = min(len(value.values), len(at[best].values))
-        cutoff = None
-        if few >= FIRST_LOOK:
-            of_seeds, of_images = _quantiles(level, few - 1 + min(degrees - (few - 1), _MAX_BORROWED))
-            seeds = of_seeds**2 * variance * (1 / len(value.values) + 1 / len(at[best].values))
-            cutoff = at[best].mean - math.sqrt(seeds + of_images**2 * 2 * prior**2)
+    for i, (one, value) in enumerate(zip(left, at, strict=True)):
+        cutoff, stop = None, False
+        if min(now[i], now[best]) >= FIRST_LOOK:
+            gap = _Gap(at[best].mean - value.mean, variance, 2 * prior**2, (now[i], now[best]), sum(now) - len(now))
+            cutoff = at[best].mean - gap.half_width(spent_level(look, most) / pairs)
+            later = replace(gap, num_seeds=(end[i], end[best]), degrees=sum(end) - len(end))
+            stop = value.mean < cutoff
+            if not stop and i != best and later.num_seeds != gap.num_seeds:
+                stop = gap.chance(later, spent_level(min(later.num_seeds), most) / pairs, margin) < FUTILE_BELOW
         last = value.seeds[-1]
-        stop = cutoff is not None and value.mean < cutoff
         judged = (float(look), len(last.scores), value.values[-1], cutoff, stop, 0)
         decided.append(one.told(look) or RungDecision(last.trial_id, one.group, *judged, kind=SETTLE, value=value.mean))
     return decided
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A difference of two contenders and what it may be off by.
+
+    Attributes:
+        size: How far one lies behind the other.
+        variance: Of one seed.
+        images: Variance that images bring to the difference.
+        num_seeds: Seeds of the two.
+        degrees: Degrees of freedom of all contenders' seeds.
+    """
+
+    size: float
+    variance: float
+    images: float
+    num_seeds: tuple[int, int]
+    degrees: int
+
+    @property
+    def known(self) -> int:
+        """Degrees of freedom of the seeds' variance as the verdict counts them: its own, and what others lend."""
+        own = min(self.num_seeds) - 1
+        return own + min(self.degrees - own, _MAX_BORROWED)
+
+    @property
+    def of_means(self) -> float:
+        """Variance that seeds bring to the difference."""
+        return self.variance * sum(1 / n for n in self.num_seeds)
+
+    def half_width(self, level: float) -> float:
+        """Return half the width that the verdict would give it, two-sided."""
+        of_seeds, of_images = _quantiles(level, self.known)
+        return math.sqrt(of_seeds**2 * self.of_means + of_images**2 * self.images)
+
+    def chance(self, later: _Gap, level: float, margin: float) -> float:
+        """Return the probability that with the seeds still to come one is called better, or both equal within a margin.
+
+        Predictive power: with a flat prior, the difference at the end is that of now, give or take what further seeds
+        can move it by. Source: Spiegelhalter, Freedman and Blackburn, "Monitoring clinical trials: conditional or
+        predictive power?", Controlled Clinical Trials 7, 1986.
+        """
+        from scipy import stats
+
+        at_the_end = stats.t(self.known, self.size, math.sqrt(self.of_means - later.of_means))
+        beyond = later.half_width(level)
+        within = min(max(margin - later.half_width(2 * level), 0.0), beyond)
+        return float(at_the_end.sf(beyond) + at_the_end.cdf(-beyond) + at_the_end.cdf(within) - at_the_end.cdf(-within))
 
 
 @cache

@@ -100,6 +100,7 @@ def simulate(
     max_epochs: int | None = None,
     in_plan_order: bool = False,
     race: bool = False,
+    margin: float = 0.01,
 ) -> Outcome:
     """Run a sweep, or go on with one that was cut off.
 
@@ -115,6 +116,7 @@ def simulate(
         max_epochs: Cut the sweep off after this many epochs; running ones are lost, as after a kill.
         in_plan_order: Start exploring trials in plan order and not in the policy's, for comparison.
         race: Whether configurations race; else ASHA stops trials.
+        margin: As in `settle`.
     """
     known = {curve.trial_id: curve for curve in curves}
     now = {state.trial_id: state for state in states}
@@ -153,10 +155,10 @@ def simulate(
         if confirm != SETTLE:
             return alone(group)
         if not settled:
-            settled.update(settle({name: alone(name) for name in members}, states_of()))
+            settled.update(settle({name: alone(name) for name in members}, states_of(), margin=margin))
             while made := [d for choice in settled.values() for d in choice.decisions]:
                 note(made)
-                settled.update(settle({name: alone(name) for name in members}, states_of()))
+                settled.update(settle({name: alone(name) for name in members}, states_of(), margin=margin))
             for choice in settled.values():
                 for trial_id in choice.left:
                     now[trial_id] = replace(now[trial_id], status="stopped" if now[trial_id].scores else "skipped")

@@ -74,6 +74,14 @@ class RungDecision:
         """Whether it lies below a cutoff that stops nothing."""
         return self.kind == "asha" and not self.stop and self.cutoff is not None and self.score < self.cutoff
 
+    @property
+    def of_look(self) -> str:
+        """What a look said, in words."""
+        if not self.stop:
+            return "goes on"
+        behind = self.cutoff is not None and self.value is not None and self.value < self.cutoff
+        return "cannot be the best any more" if behind else "more seeds would hardly tell it from the best"
+
     def detail(self) -> dict[str, Any]:
         """Return what `status.json` holds under `detail` for a trial that this decision stopped."""
         return {
@@ -90,11 +98,9 @@ class RungDecision:
         if self.kind == "race":
             return self._race_reason()
         if self.kind == SETTLE:
-            verdict = "cannot be the best any more" if self.stop else "goes on"
             bound = "one seed" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
-            return (
-                f"{self.group} {verdict} after {self.rung:g} seeds: mean {SCORE_KEY} {self.value or 0.0:.4f}, {bound}"
-            )
+            mean = f"mean {SCORE_KEY} {self.value or 0.0:.4f}"
+            return f"{self.group} after {self.rung:g} seeds: {self.of_look}; {mean}, {bound}"
         verdict = "stopped" if self.stop else "goes on"
         bound = "first in its rung" if self.cutoff is None else f"cutoff {self.cutoff:.4f}"
         if self.spared:

@@ -258,7 +258,7 @@ def test_what_settling_leaves_says_so_and_its_state_is_gone(tmp_path: Path) -> N
         others = [r for (g, lr, seed), r in records.items() if g == group and lr != 3e-4]
         assert not any(r.left or r.looks for r in others) and {r.status for r in others} <= {"stopped", "skipped"}
     left = records["mobilenet_v3_small", 3e-4, 43]
-    assert left.reason.startswith("mobilenet_v3_small cannot be the best any more after 2 seeds: mean mean_f1 0.3000")
+    assert left.reason.startswith("mobilenet_v3_small after 2 seeds: cannot be the best any more; mean mean_f1 0.3")
     assert records["resnet18", 3e-4, 43].reason == "settled: no further seed is needed"
     sweep.open()
     assert sweep.ledger.finished, "a resume has nothing to do"

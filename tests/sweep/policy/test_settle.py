@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.policy.confirm import GroupChoice, choose_group
-from sweep.policy.settle import settle
+from sweep.policy.settle import _Gap, settle
 from sweep.policy.simulate import Curve, plan_states, simulate
 from sweep.policy.spending import LEVEL, spent_level
 from sweep.policy.states import SETTLE, RungDecision, TrialState, decisions_from_json, decisions_to_json
@@ -53,17 +53,58 @@ def test_who_cannot_be_the_best_is_left_with_two_seeds_and_so_is_who_is_told_apa
     assert run(scores, race=race, grid=3 if race else 1) == {group: [FULL, FULL, LEFT] for group in GROUPS}
 
 
-def test_a_tie_gets_all_seeds_and_no_more_than_one_round_ahead() -> None:
-    scores = {"a": (0.75, 0.74, 0.76), "b": (0.74, 0.76, 0.75), "c": (0.4, 0.401, 0.4)}
+def test_who_may_yet_be_told_apart_gets_another_seed_and_nobody_more_than_one_round_ahead() -> None:
+    scores = {"a": (0.75, 0.74, 0.76), "b": (0.72, 0.725, 0.72), "c": (0.4, 0.401, 0.4)}
     assert run(scores) == {"a": [FULL] * 3, "b": [FULL] * 3, "c": [FULL, FULL, LEFT]}
 
 
-def test_contenders_get_seeds_beyond_the_grid_until_they_are_told_apart() -> None:
+def test_a_tie_that_no_seed_to_come_would_undo_is_left() -> None:
+    tied = {"a": (0.75, 0.74, 0.76), "b": (0.74, 0.76, 0.75)}
+    assert run(tied) == {g: [FULL, FULL, LEFT] for g in "ab"}
+    curves = curves_of(tied)
+    out = simulate(curves, plan_states(curves), **RULE, race=True, confirm=SETTLE)
+    # The mean of the first two seeds is the higher of b.
+    assert out.choices["a"].left_reason.startswith(
+        "a after 2 seeds: more seeds would hardly tell it from the best; mean"
+    )
+    assert out.choices["b"].left_reason == "settled: no further seed is needed"
+
+
+def test_nobody_is_left_by_the_last_look() -> None:
+    curves = curves_of({"a": (0.75, 0.74, 0.76), "b": (0.72, 0.725, 0.77)})
+    out = simulate(curves, plan_states(curves), **RULE, race=True, confirm=SETTLE)
+    assert [(d.rung, d.stop) for s in out.states for d in s.looks] == [(2.0, False)] * 2 + [(3.0, False)] * 2
+
+
+def test_contenders_get_seeds_beyond_the_grid_until_they_are_told_apart_or_will_not_be() -> None:
     shaky = [0.75 + 0.004 * (-1) ** i for i in range(10)]
     scores = {"a": shaky, "b": [x - 0.03 for x in shaky], "c": [x - 0.3 for x in shaky]}
     got = {group: statuses.count(FULL) for group, statuses in run(scores).items()}
     assert 3 < got["a"] == got["b"] < 10 and got["c"] < got["b"]
+    unlike = [0.75 + 0.01 * (-1) ** i for i in range(10)]
+    tied = {group: statuses.count(FULL) for group, statuses in run(dict.fromkeys("ab", unlike)).items()}
+    assert 2 < tied["a"] == tied["b"] < 10
+    # With so little luck ten seeds of both may show that they are equal for practical purposes.
     assert run(dict.fromkeys("ab", shaky)) == {g: [FULL] * 10 for g in "ab"}
+
+
+@pytest.mark.parametrize(("size", "margin"), [(0.0, 0.01), (0.01, 0.01), (0.04, 0.01), (0.0, 0.05), (0.02, 0.05)])
+def test_the_chance_of_a_verdict_is_what_seeds_to_come_bring(size: float, margin: float) -> None:
+    deviation, level, draws = 0.01, 0.04, 100_000
+    now = _Gap(size, deviation**2, images=1e-5, num_seeds=(2, 3), degrees=5)
+    later = replace(now, num_seeds=(5, 6), degrees=12)
+    rng = np.random.default_rng(0)
+    # What flat priors leave: the deviation is known by so many degrees of freedom, and each mean by its seeds.
+    sd = deviation * np.sqrt(now.known / rng.chisquare(now.known, draws))
+
+    def mean(seen: float, before: int, after: int) -> np.ndarray:
+        truth = seen + sd * rng.standard_normal(draws) / before**0.5
+        new = truth + sd * rng.standard_normal(draws) / (after - before) ** 0.5
+        return (before * seen + (after - before) * new) / after
+
+    gap = np.abs(mean(size, 2, 5) - mean(0.0, 3, 6))
+    told = (gap > later.half_width(level)) | (gap < margin - later.half_width(2 * level))
+    assert now.chance(later, level, margin) == pytest.approx(told.mean(), abs=0.0065)  # four standard errors
 
 
 def test_one_seed_shows_no_luck_so_there_is_no_look_before_the_second() -> None:
@@ -76,7 +117,7 @@ def test_a_look_waits_for_all_contenders_and_for_those_that_still_explore() -> N
     states = {g: [TrialState(f"{g}{s}", g, g, s, s == 0, val_images=2_000) for s in range(3)] for g in "ab"}
 
     def ask() -> dict[str, GroupChoice]:
-        return settle({g: choose_group(trials) for g, trials in states.items()}, states)
+        return settle({g: choose_group(trials) for g, trials in states.items()}, states, margin=0.01)
 
     def finish(name: str, score: float) -> None:
         trials = states[name[0]]
@@ -103,7 +144,7 @@ def test_seeds_that_asha_ran_in_full_for_their_luck_are_not_compared_alone() -> 
     ]
     b = [TrialState(f"b{s}", "b", "b", s, True, "completed", (0.5, 0.6)) for s in range(3)]
     states = {"a": a, "b": b}
-    choices = settle({g: choose_group(trials) for g, trials in states.items()}, states)
+    choices = settle({g: choose_group(trials) for g, trials in states.items()}, states, margin=0.01)
     assert choices["a"].confirm == ("a1",)
 
 
@@ -126,7 +167,7 @@ def test_a_look_is_read_back_and_says_why() -> None:
     looks = [d for s in out.states for d in s.looks]
     assert decisions_from_json(decisions_to_json(looks)) == tuple(looks)
     assert [d.group for d in looks if d.stop] == ["b"]
-    assert out.choices["b"].left_reason.startswith("b cannot be the best any more after 2 seeds: mean mean_f1 0.2000")
+    assert out.choices["b"].left_reason.startswith("b after 2 seeds: cannot be the best any more; mean mean_f1 0.2000")
     assert out.choices["a"].left_reason == "settled: no further seed is needed"
 
 
@@ -192,7 +233,7 @@ def test_whatever_happens_what_was_said_stays_and_it_ends(
         nonlocal told
         while True:
             alone = {g: _all(g, trials) for g, trials in states.items()}
-            choices = settle(alone, states)
+            choices = settle(alone, states, margin=0.01)
             new = [d for choice in choices.values() for d in choice.decisions]
             for d in new:
                 change(d.trial_id, looks=(*states[d.group][int(d.trial_id[1])].looks, d))
