@@ -117,7 +117,7 @@ def protocol(run: RunRecord) -> list[tuple[str, str]]:
         if run.plan.most_seeds:
             confirm = (
                 " The best configuration of each group then gets seeds in rounds, at the full budget, until validation tells it "
-                f"apart from the best, or it has {run.plan.most_seeds}. The 5 % are spent over the looks (Kim and DeMets' 0.05 t^2)."
+                f"apart from the best, further ones would hardly do so, or it has {run.plan.most_seeds}. The 5 % are spent over the looks (Kim and DeMets' 0.05 t^2)."
             )
         rungs = listing([number(rung) for rung in run.rungs])
         where = f"rungs at epochs {rungs}" if rungs else "no rung below the full budget"
