@@ -166,21 +166,10 @@ def _run(arguments: argparse.Namespace, fit: str | None) -> int:
         return rerun(arguments.rerun, wish) if arguments.rerun else refit(arguments.refit, wish)
     from sweep.cluster.signals import Interrupted, StopSignals
     from sweep.space.load import load_space
+    from sweep.space.overrides import FLAGS
 
     console = _console(to_stderr=arguments.json)
-    spec = load_space(
-        arguments.space,
-        sets=arguments.sets,
-        root=arguments.root,
-        protocol=arguments.protocol,
-        on_bad_image=arguments.on_bad_image,
-        drop_duplicates=arguments.drop_duplicates,
-        name=arguments.name,
-        scheduler=arguments.scheduler,
-        gpus_per_trial=arguments.gpus_per_trial,
-        cpus_per_trial=arguments.cpus_per_trial,
-        max_concurrent=arguments.max_concurrent,
-    )
+    spec = load_space(arguments.space, sets=arguments.sets, **{flag: getattr(arguments, flag) for flag in FLAGS})
     if arguments.dry_run:
         from sweep.console.dry_run import describe_plan, plan_values
         from sweep.plan.expand import make_plan

@@ -147,7 +147,7 @@ def _changes(sets: Sequence[str]) -> dict[str, Any]:
                 f"--set {shown(text, 200)[1:-1]}: cannot be set for one trial; accepted: key=value with one of {known}"
             )
             continue
-        changes[name] = absolute_path(name, parse_yaml(value, f"--set {name}", is_file=False).plain())
+        changes[name] = absolute_path(name, parse_yaml(value, f"--set {name}", is_file=False).value)
     if problems:
         raise ConfigError(problems)
     return changes

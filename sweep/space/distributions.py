@@ -8,29 +8,16 @@ are those that TrainConfig declares, so a limit there is the limit of every sear
 from __future__ import annotations
 
 import math
-import re
-import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import BaseMetadata, Gt
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    GetPydanticSchema,
-    TypeAdapter,
-    WithJsonSchema,
-    create_model,
-)
-from pydantic_core import core_schema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, WithJsonSchema
+from typing_extensions import TypedDict  # the standard one cannot tell pydantic its keys before Python 3.12
 
 from fairface_core.backbones import BACKBONES, TIMM_PATTERN, matching, spec_of
 from fairface_core.config.train_config import TrainConfig, absolute_path
@@ -56,18 +43,23 @@ class Distribution:
     repeated: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
     kind: ClassVar[str]
 
+    @property
+    def options(self) -> Sequence[Any]:
+        """What it can give a key, in order; `Floats` have no such list."""
+        return self.values
+
     def at(self, fraction: float) -> Any:
         """Return the value at a fraction in [0, 1) of the list or range."""
-        return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
+        return self.options[min(int(fraction * len(self.options)), len(self.options) - 1)]
 
     def holds(self, value: Any) -> bool:
         """Whether it can give a key this value."""
-        return value in self.values
+        return value in self.options
 
     @property
     def size(self) -> float:
         """How many values it can give a key."""
-        return len(dict.fromkeys(self.values))
+        return len(set(self.options))
 
     def to_json(self) -> dict[str, Any]:
         """Return the distribution as a search space writes it."""
@@ -132,74 +124,23 @@ class RandInt(Distribution):
 
     kind = "randint"
 
-    def at(self, fraction: float) -> int:
-        """Return the whole number at a fraction in [0, 1) of the range."""
-        low, high = self.values
-        return min(low + int(fraction * (high - low)), high - 1)
-
-    def holds(self, value: Any) -> bool:
-        """Whether it is a whole number of the range."""
-        low, high = self.values
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value < high
-
     @property
-    def size(self) -> float:
-        """How many whole numbers there are."""
-        low, high = self.values
-        return high - low
+    def options(self) -> Sequence[Any]:
+        """The whole numbers of the range."""
+        return range(*self.values)
 
 
-RANGES: tuple[type[Distribution], ...] = (Uniform, LogUniform, RandInt)
-KINDS = (Grid.kind, Choice.kind, *(form.kind for form in RANGES))
-
-
-def num_values(distribution: Distribution) -> int:
-    """Return how many values a grid crosses with the others; 1 for every kind that is drawn."""
-    return len(distribution.values) if isinstance(distribution, Grid) else 1
-
-
-class Keys(BaseModel):
-    """A mapping whose keys are all known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-def optional(kind: Any, **options: Any) -> Any:
-    """Return the definition of a key that may be absent, for `mapping_of`."""
-    return kind, Field(default_factory=lambda: None, **options)
-
-
-def mapping_of(title: str, fields: dict[str, Any], *, more: str | None = None) -> GetPydanticSchema:
-    """Return the mark of a dict that has no other keys and keeps those that were given, in their order.
+def mapping_of(title: str, kinds: dict[str, Any]) -> GetPydanticSchema:
+    """Return the mark of a dict that has no other keys, each of which may be absent.
 
     Args:
         title: Name of the mapping in the JSON Schema.
-        fields: Key to pydantic field definition, such as `optional` returns.
-        more: A pattern of further keys, which take what the first of `fields` takes.
+        kinds: The type of each key's value.
     """
-    model = create_model(title, __base__=Keys, **fields)
-
-    def given(value: Any, check: Callable[[Any], Any]) -> dict[str, Any]:
-        others = [key for key in value if re.match(more, str(key))] if more and isinstance(value, dict) else []
-        if others:
-            same: dict[str, Any] = dict.fromkeys(others, next(iter(fields.values())))
-            checked = create_model(title, __base__=model, **same).model_validate(value)
-        else:
-            checked = check(value)
-        return {key: getattr(checked, key) for key in value}
-
-    def told(schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        found = handler(schema)
-        if more:
-            keys = handler.resolve_ref_schema(found)
-            first = next(iter(keys["properties"].values()))
-            keys["patternProperties"] = {more: {key: value for key, value in first.items() if key != "title"}}
-        return found
-
-    wrapped, as_it_is = core_schema.no_info_wrap_validator_function, core_schema.simple_ser_schema("any")
-    return GetPydanticSchema(
-        lambda _, handler: wrapped(given, handler.generate_schema(model), serialization=as_it_is), told
-    )
+    make: Any = TypedDict
+    mapping = make(title, kinds, total=False)
+    mapping.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return GetPydanticSchema(lambda _, handler: handler.generate_schema(mapping))
 
 
 def value_type(key: str) -> Any:
@@ -214,22 +155,25 @@ def value_type(key: str) -> Any:
         marks.append(BeforeValidator(lambda given: [given] if isinstance(given, str) else given, str | list[str]))
     if key == BACKBONE:
         names = {"anyOf": [{"enum": [*BACKBONES]}, {"pattern": TIMM_PATTERN}], "type": "string"}
-        return Annotated[(str, *marks, AfterValidator(_known_backbone), WithJsonSchema(names))]
+        return Annotated[(str, *marks, AfterValidator(lambda name: _asked(spec_of, name).name), WithJsonSchema(names))]
     return Annotated[(declared.annotation, *marks)]
 
 
-def distribution_type(key: str, *, grid_only: bool = False) -> Any:
-    """Return the type of a mapping such as `{grid: [1e-4, 3e-4]}` for a TrainConfig field."""
+def distribution_type(key: str) -> Any:
+    """Return the type of a mapping such as `{grid: [1e-4, 3e-4]}` for a TrainConfig field; seed and backbone have grids alone."""
     kinds = _kinds(key)
-    values: Any = Annotated[types.GenericAlias(list, (value_type(key),)), Field(min_length=1)]
-    forms = {} if grid_only else {Choice.kind: optional(Annotated[values, AfterValidator(lambda v: Choice(tuple(v)))])}
-    forms = {Grid.kind: optional(Annotated[values, AfterValidator(_grid)]), **forms}
+    value: Any = value_type(key)
+    values: Any = Annotated[list[value], Field(min_length=1)]
+    forms = {Grid.kind: Annotated[values, AfterValidator(_grid)]}
+    if key not in (SEED, BACKBONE):
+        forms[Choice.kind] = Annotated[values, AfterValidator(lambda given: Choice(tuple(given)))]
     if key == BACKBONE:
         pattern: Any = Annotated[str, Field(min_length=1, max_length=200)]
         several: Any = Annotated[list[pattern], Field(min_length=1)]
-        forms["glob"] = optional(Annotated[pattern | several, AfterValidator(_glob)])
-    if kinds & {int, float} and not grid_only:
-        forms |= {form.kind: optional(_range_type(key, form)) for form in (RANGES if float in kinds else (RandInt,))}
+        forms["glob"] = Annotated[pattern | several, AfterValidator(_glob)]
+    elif key != SEED and kinds & {int, float}:
+        ranges = (Uniform, LogUniform, RandInt) if float in kinds else (RandInt,)
+        forms |= {form.kind: _range_type(key, form) for form in ranges}
 
     def check_size(given: Any) -> Any:
         if isinstance(given, dict) and len(given) != 1:
@@ -272,22 +216,19 @@ def _grid(values: list[Any]) -> Grid:
     return Grid(tuple(dict.fromkeys(values)), {i: value for i, value in enumerate(values) if first[value] != i})
 
 
-def _known_backbone(name: str) -> str:
+def _asked(question: Callable[[str], Any], name: str) -> Any:
+    """Return what is known of a backbone or a pattern; what is not is a value's problem."""
     try:
-        return spec_of(name).name
+        return question(name)
     except ConfigError as error:
         raise ValueError(error.problems[0].removeprefix(f"backbone = {shown(name, 200)} ")) from None
 
 
 def _glob(patterns: str | list[str]) -> Grid:
     """Return the grid of the backbones that patterns match; names that cannot be used are told, all of them."""
-    names: dict[str, None] = {}
+    several = [patterns] if isinstance(patterns, str) else patterns
+    names = dict.fromkeys(name for pattern in several for name in _asked(matching, pattern))
     problems: list[str] = []
-    try:
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            names.update(dict.fromkeys(matching(pattern)))
-    except ConfigError as error:
-        problems += error.problems
     for name in names:
         try:
             spec_of(name)
@@ -299,10 +240,9 @@ def _glob(patterns: str | list[str]) -> Grid:
 
 
 def _kinds(key: str) -> set[Any]:
-    """Return the types that a field takes, without their arguments."""
-    annotation = TrainConfig.model_fields[key].annotation
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return {typing.get_origin(kind) or kind for kind in (typing.get_args(annotation) if is_union else (annotation,))}
+    """Return a field's type and what it is made of."""
+    declared = TrainConfig.model_fields[key].annotation
+    return {declared, typing.get_origin(declared), *typing.get_args(declared)}
 
 
 def _number(value: Any) -> Any:

@@ -5,15 +5,16 @@ So a value from the command line passes the same checks as one from the file, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fairface_core.errors import ConfigError, shown
-from sweep.space.distributions import KINDS
-from sweep.space.yaml_nodes import MAX_DEPTH, Node, dotted, parse_yaml
+from sweep.space.yaml_nodes import MAX_DEPTH, Document, dotted, parse_yaml
+
+Keys = tuple[str, ...]
 
 # The flag of sweep.run -> the key that it sets.
-FLAGS: dict[str, tuple[str, ...]] = {
+FLAGS: dict[str, Keys] = {
     "root": ("data", "root"),
     "protocol": ("data", "protocol"),
     "on_bad_image": ("data", "on_bad_image"),
@@ -26,85 +27,83 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def apply_overrides(
-    root: Node, sets: Sequence[str], flags: Mapping[str, Any], problems: list[str], notes: list[str]
-) -> Node:
-    """Return a space with the overrides in it.
+def apply_overrides(document: Document, sets: Sequence[str], flags: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Change a space as the command line says.
 
     Args:
-        root: The mapping that the file holds.
+        document: What the file holds.
         sets: `key=value` texts; keys are dotted, values are YAML.
-        flags: Values by key of `FLAGS`; None means that the flag was not given.
-        problems: Gets one line for each override that cannot be read.
-        notes: Gets one line for each override that a reader may take for more, or less, than it does.
+        flags: Values by key of `FLAGS`.
+
+    Returns:
+        A line for each override that cannot be read, and one for each that a reader may take for more, or less, than it does.
     """
-    seen: set[tuple[str, ...]] = set()
-    given: list[tuple[str, tuple[str, ...], Node | str]] = []
+    problems: list[str] = []
+    notes: list[str] = []
+    given: list[tuple[Keys, Document]] = []
     for text in sets:
-        where = f"--set {shown(text)[1:-1]}"
-        name, equals, value = text.partition("=")
-        keys = tuple(part.strip() for part in name.split("."))
-        if equals and all(keys) and len(keys) <= MAX_DEPTH:
-            given.append((where, keys, value))
-        else:
-            problems.append(f"{where}: cannot be read; accepted: --set key=value, such as --set fixed.epochs=3")
-    for flag, set_to in flags.items():
-        if set_to is not None:
-            where = f"--{flag.replace('_', '-')} {shown(set_to)}"
-            given.append((where, FLAGS[flag], Node(set_to, where)))
-    for where, keys, new in given:
-        if keys in seen:
+        try:
+            given.append(_parsed(text))
+        except ConfigError as error:
+            problems += error.problems
+    num_sets = len(given)
+    for flag, value in flags.items():
+        given.append((FLAGS[flag], Document(value, {(): f"--{flag.replace('_', '-')} {shown(value)}"})))
+    for n, (keys, new) in enumerate(given):
+        where = new.where(())
+        if keys in (earlier for earlier, _ in given[:n]):
             problems.append(f"{where}: {dotted(keys)} is set twice on the command line; keep one of them")
             continue
-        seen.add(keys)
-        try:
-            if isinstance(new, str):
-                root = _replaced(root, keys, parse_yaml(new, where, is_file=False))
-                _note_kept(root, keys, where, notes)
-            else:
-                root = _replaced(_made_room(root, keys, where, notes), keys, new)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    return root
+        if document.value.get("data") == "demo" or document.entries("data").get("demo") is True:
+            document.value["data"] = {**document.entries("data"), "demo": {}}  # which can be set below
+        if n >= num_sets:
+            notes += _made_room(document, keys, where)
+        problems += _put(document, keys, new)
+        if keys[0] == "space" and keys[1:]:
+            names = document.entries("per_backbone")
+            own = [name for name in names if keys[1] in document.entries("per_backbone", name)]
+            notes += [f"{where}: {', '.join(own)} keeps its own {keys[1]} (per_backbone)"] if own else []
+    return problems, notes
 
 
-def _replaced(node: Node, keys: tuple[str, ...], new: Node, path: tuple[str, ...] = ()) -> Node:
-    """Return `node` with `new` at the dotted place; sections that are absent are made."""
-    if not keys:
-        return new
-    if path == ("data",) and node.value == "demo":
-        node = Node({"demo": Node({}, node.where)}, node.where)
-    if node.value is not None and not isinstance(node.value, dict) and (path, node.value) != (("data", "demo"), True):
-        raise ConfigError(f"{new.where}: {dotted(path)} is {shown(node.plain())} at {node.where}, which has no keys")
+def _parsed(text: str) -> tuple[Keys, Document]:
+    """Read a `--set`."""
+    where = f"--set {shown(text)[1:-1]}"
+    name, equals, value = text.partition("=")
+    keys = tuple(part.strip() for part in name.split("."))
+    if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+        raise ConfigError(f"{where}: cannot be read; accepted: --set key=value, such as --set fixed.epochs=3")
+    return keys, parse_yaml(value, where, is_file=False)
+
+
+def _put(document: Document, keys: Keys, new: Document) -> list[str]:
+    """Put a value at a dotted place, with the sections that are absent; return what is wrong with that."""
+    where, held = new.where(()), document.value
     # A distribution is one thing: setting its grid replaces a loguniform that the file has there.
-    is_kind = keys in [(kind,) for kind in KINDS] and len(path) == {"space": 2, "per_backbone": 3}.get(
-        path[0] if path else ""
-    )
-    items = {} if is_kind else node.entries()
-    below = items.get(keys[0], Node(None, new.where))
-    return Node({**items, keys[0]: _replaced(below, keys[1:], new, (*path, keys[0]))}, node.where)
+    whole = {"space": 2, "per_backbone": 3}.get(keys[0], len(keys))
+    for n, key in enumerate(keys[:-1], 1):
+        below = None if n == whole else held.get(key)
+        held[key] = below = {} if below is None else below
+        if not isinstance(below, dict):
+            there = document.where(keys[:n])
+            return [f"{where}: {dotted(keys[:n])} is {shown(below)} at {there}, which has no keys"]
+        held = below
+    held[keys[-1]] = new.value
+    kept = {path: place for path, place in document.places.items() if path[:whole] != keys[:whole]}
+    made = {keys[:n]: where for n in range(1, len(keys))}
+    document.places = made | kept | {(*keys, *path): place for path, place in new.places.items()}
+    return []
 
 
-def _note_kept(root: Node, keys: tuple[str, ...], where: str, notes: list[str]) -> None:
-    """Say that `space.lr` does not touch the learning rates that one backbone has of its own."""
-    own = [name for name, node in root.entries("per_backbone").items() if node.at(*keys[1:2])]
-    if keys[0] == "space" and len(keys) > 1 and own:
-        notes.append(f"{where}: {', '.join(own)} keeps its own {keys[1]} (per_backbone)")
-
-
-def _made_room(root: Node, keys: tuple[str, ...], where: str, notes: list[str]) -> Node:
-    """Drop what a flag takes the place of: the built-in faces, and the resources of single backbones."""
-    section, last = root.at(keys[0]) or Node(None, where), keys[-1]
-    if keys == ("data", "root") and (section.value == "demo" or section.at("demo")):
-        notes.append("--root: the images of this folder are used instead of the built-in faces (data.demo)")
-        kept = {key: node for key, node in section.entries().items() if key != "demo"}
-        return _replaced(root, ("data",), Node(kept, section.where))
-    own = section.at("per_backbone")
-    if keys[0] == "resources" and own and any(node.at(last) for node in own.entries().values()):
-        notes.append(f"{where}: holds for every backbone; resources.per_backbone is not used for {last}")
-        kept = {
-            name: Node({k: v for k, v in node.entries().items() if k != last}, node.where) if node.entries() else node
-            for name, node in own.entries().items()
-        }
-        return _replaced(root, ("resources", "per_backbone"), Node(kept, own.where))
-    return root
+def _made_room(document: Document, keys: Keys, where: str) -> Iterator[str]:
+    """Drop what a flag takes the place of, and tell it: the built-in faces, and the resources of single backbones."""
+    data = document.entries("data")
+    if keys == ("data", "root") and "demo" in data:
+        del data["demo"]
+        yield "--root: the images of this folder are used instead of the built-in faces (data.demo)"
+    names = document.entries("resources", "per_backbone")
+    own = [needs for name in names if keys[-1] in (needs := document.entries("resources", "per_backbone", name))]
+    if keys[0] == "resources" and own:
+        for needs in own:
+            del needs[keys[-1]]
+        yield f"{where}: holds for every backbone; resources.per_backbone is not used for {keys[-1]}"

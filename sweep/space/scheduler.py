@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, GetPydanticSchema
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
 
 from fairface_core.config.train_config import tunable_fields
-from sweep.space.distributions import BACKBONE, SEED, Keys
+from sweep.space.distributions import BACKBONE, SEED
 
 _GROUPABLE: Any = Literal[tuple(sorted(tunable_fields() - {SEED}))]
 _Groupable = GetPydanticSchema(lambda _, handler: handler.generate_schema(_GROUPABLE))
 _Seeds = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
-class Section(Keys):
-    """A section whose values are taken as they are typed."""
+class Section(BaseModel):
+    """A mapping whose keys are all known and whose values are taken as they are typed."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class SeedsSpec(Section):

@@ -27,12 +27,10 @@ from sweep.space.distributions import (
     SEED,
     Distribution,
     Grid,
-    Keys,
     distribution_type,
     mapping_of,
-    optional,
     value_type,
-)
+)  # fmt: skip
 from sweep.space.scheduler import SchedulerSpec, SearchSpec, Section
 
 # Fields that the sweep itself sets, and what to use instead.
@@ -73,7 +71,7 @@ def _seconds(value: Any) -> Any:
 
 
 def _key(key: str, kind: Any) -> Any:
-    return optional(kind, description=(TrainConfig.model_fields[key].description or "").replace("%%", "%"))
+    return Annotated[kind, Field(description=(TrainConfig.model_fields[key].description or "").replace("%%", "%"))]
 
 
 def _own(key: str) -> Any:
@@ -86,7 +84,9 @@ def _own(key: str) -> Any:
 TYPED_TITLE = "# Changed on the command line:"
 # Arguments of fairface_core.demo.folder.demo_root.
 _LIMITS = {"num_train": (18, 10**6), "num_val": (18, 10**6), "image_px": (16, 1024), "seed": (0, 2**32 - 1)}
-DEMO_SIZES = {k: optional(Annotated[int, Field(ge=low, le=high, strict=True)]) for k, (low, high) in _LIMITS.items()}
+DEMO_SIZES: dict[str, Any] = {
+    k: Annotated[int, Field(ge=low, le=most, strict=True)] for k, (low, most) in _LIMITS.items()
+}
 _FIXED = [key for key in TrainConfig.model_fields if key not in RESERVED]
 SHARED = (SEED, BACKBONE, BUDGET, *DATA_FIELDS)  # alike for all backbones
 _Name = Annotated[
@@ -106,17 +106,17 @@ _Demo = Annotated[
 _Data = mapping_of(
     "Data",
     {
-        "root": optional(_Folder | None, description="data folder; --root fills it"),
-        "demo": optional(_Demo, description="draws faces instead"),
+        "root": Annotated[_Folder | None, Field(description="data folder; --root fills it")],
+        "demo": Annotated[_Demo, Field(description="draws faces instead")],
         **{key: _key(key, value_type(key)) for key in DATA_FIELDS},
     },
 )
-_Space = mapping_of(
-    "Space", {k: _key(k, distribution_type(k, grid_only=k in (SEED, BACKBONE))) for k in sorted(tunable_fields())}
-)
+_Space = mapping_of("Space", {key: _key(key, distribution_type(key)) for key in sorted(tunable_fields())})
 _Own = mapping_of("Own", {key: _key(key, _own(key)) for key in _FIXED if key not in SHARED})
-_OwnOrNull = Annotated[dict[str, Any], _Own, BeforeValidator(lambda own: {} if own is None else own)]
-_PerBackbone = mapping_of("PerBackbone", {name: optional(_OwnOrNull) for name in BACKBONES}, more=TIMM_PATTERN)
+_OwnOrNull = Annotated[dict[str, Distribution], _Own, BeforeValidator(lambda own: {} if own is None else own)]
+_Backbone = Annotated[
+    str, _that(lambda name: name in BACKBONES or re.match(TIMM_PATTERN, name), "accepted: a backbone")
+]
 _Fixed = mapping_of("Fixed", {key: _key(key, value_type(key)) for key in _FIXED})
 _Seconds = Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0, le=_YEAR)] | Literal["off"] | None
 _Cpus = Annotated[float, Field(ge=0.01, le=4096)]
@@ -125,6 +125,14 @@ _Gpus = Annotated[
     # Ray counts resources in 1/10,000.
     AfterValidator(lambda value: value if value == "auto" else round(float(value), 4)),
 ]
+
+
+def _by_backbone(schema: dict[str, Any]) -> None:
+    """Name the backbones in the JSON Schema, for editors."""
+    own = schema.pop("additionalProperties")
+    schema.update(
+        properties=dict.fromkeys(BACKBONES, own), patternProperties={TIMM_PATTERN: own}, additionalProperties=False
+    )
 
 
 class BackboneResources(Section):
@@ -139,10 +147,9 @@ class ResourceSpec(Section):
 
     cpu: _Cpus = Field(default=1.0, description="CPUs per trial; Ray's logical ones, so fractions are fine")
     gpu: _Gpus = Field(default="auto", description="GPUs per trial, 0 to 1; auto is 1 where there is a GPU, else 0")
-    per_backbone: Annotated[
-        dict[str, BackboneResources],
-        mapping_of("Needs", dict.fromkeys(BACKBONES, optional(BackboneResources)), more=TIMM_PATTERN),
-    ] = Field(default={}, description="other needs of single backbones")
+    per_backbone: dict[_Backbone, BackboneResources] = Field(
+        default={}, description="other needs of single backbones", json_schema_extra=_by_backbone
+    )
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(default=None, description="most trials at a time")
 
 
@@ -162,7 +169,7 @@ def _with_null(schema: dict[str, Any]) -> None:
     schema["required"] = ["space"]
 
 
-class SpaceFile(Keys):
+class SpaceFile(Section):
     """The keys of a search space."""
 
     model_config = ConfigDict(json_schema_extra=_with_null)
@@ -181,12 +188,12 @@ class SpaceFile(Keys):
         _Space,
         _that(len, "names no key, so there is nothing to sweep; write space: {lr: {grid: [1e-4, 3e-4]}}"),
     ] = Field(default={}, validate_default=True, description="what is varied", json_schema_extra={"minProperties": 1})
-    per_backbone: Annotated[dict[str, dict[str, Distribution]], _PerBackbone] = Field(
-        default={}, description="values that one backbone has of its own"
+    per_backbone: dict[_Backbone, _OwnOrNull] = Field(
+        default={}, description="values that one backbone has of its own", json_schema_extra=_by_backbone
     )
     fixed: Annotated[dict[str, Any], _Fixed] = Field(default={}, description="one value for every trial")
-    num_samples: int = Field(default=1, ge=1, strict=True, description="draws for each combination of the grids")
-    sample_seed: int = Field(default=0, ge=0, strict=True, description="seed of the draws")
+    num_samples: int = Field(default=1, ge=1, description="draws for each combination of the grids")
+    sample_seed: int = Field(default=0, ge=0, description="seed of the draws")
     search: SearchSpec = SearchSpec()
     equal_within: float = Field(
         default=EQUAL_WITHIN, gt=0, lt=1, description="differences in mean_f1 below it are none for practical purposes"

@@ -26,6 +26,7 @@ MAX_SCALAR_CHARS = 4_096
 MAX_PROBLEMS = 20
 
 Scalar = str | int | float | bool | None
+Place = tuple[str | int, ...]
 _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **{word: word[0] in "tT" for word in ("true", "True", "TRUE", "false", "False", "FALSE")},
@@ -37,39 +38,29 @@ _FLOAT = re.compile(rf"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Node:
-    """One value of a YAML text.
+@dataclass
+class Document:
+    """A YAML text as plain data, and where in the text each value stands.
 
     Attributes:
-        value: A scalar, a tuple of nodes, or a dict of nodes by key.
-        where: What to blame in messages, such as `backbones.yaml:7`; in a mapping, the line of the key.
+        value: str, int, float, bool, None, list and dict.
+        places: By keys and indices, what messages blame for what stands there, such as `backbones.yaml:7`: in a mapping
+            the line of the key, for the root the name of the text alone.
     """
 
-    value: Scalar | tuple[Node, ...] | dict[str, Node]
-    where: str
+    value: Any
+    places: dict[Place, str]
 
-    def plain(self) -> Any:
-        """Return the value as str, int, float, bool, None, list and dict."""
-        if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
-        return [node.plain() for node in self.value] if isinstance(self.value, tuple) else self.value
+    def where(self, path: Place) -> str:
+        """Return what to blame for a value; one that is absent takes the place of what should hold it."""
+        return next(self.places[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.places)
 
-    def at(self, *steps: str | int) -> Node | None:
-        """Return the node below keys and indices, or None where there is none."""
-        node: Node | None = self
-        for step in steps:
-            held = node.value if node else None
-            if isinstance(held, tuple):
-                node = held[step] if isinstance(step, int) and step < len(held) else None
-            else:
-                node = held.get(str(step)) if isinstance(held, dict) else None
-        return node
-
-    def entries(self, *steps: str) -> dict[str, Node]:
+    def entries(self, *keys: str) -> dict[str, Any]:
         """Return what a mapping below some keys holds; what is no mapping holds nothing."""
-        node = self.at(*steps)
-        return node.value if node and isinstance(node.value, dict) else {}
+        held = self.value
+        for key in keys:
+            held = held.get(key) if isinstance(held, dict) else None
+        return held if isinstance(held, dict) else {}
 
 
 def source_of(path: Path) -> str:
@@ -102,8 +93,8 @@ def core_scalar(text: str) -> Scalar:
     return float(text)
 
 
-def read_yaml(path: Path) -> tuple[Node, str]:
-    """Return the root mapping of a YAML file of at most `MAX_BYTES`, and the text as it stands there.
+def read_yaml(path: Path) -> tuple[Document, str]:
+    """Return a YAML file of at most `MAX_BYTES`, whose root is a mapping, and the text as it stands there.
 
     Raises:
         ConfigError: The file cannot be read, or breaks a rule of `parse_yaml`.
@@ -123,7 +114,7 @@ def read_yaml(path: Path) -> tuple[Node, str]:
     return parse_yaml(text, source), text
 
 
-def parse_yaml(text: str, source: str, *, is_file: bool = True) -> Node:
+def parse_yaml(text: str, source: str, *, is_file: bool = True) -> Document:
     """Parse one YAML document whose root is a mapping.
 
     Refused: two equal keys, keys that are not single words, tags, anchors and aliases, more than one document, numbers
@@ -141,9 +132,10 @@ def parse_yaml(text: str, source: str, *, is_file: bool = True) -> Node:
     problems = reader.problems
     try:
         root = reader.document()
-        if is_file and not isinstance(root.value, dict):
-            held = "is empty" if root.value is None else f"the root is {shown(root.plain())}"
-            problems.append(f"{root.where}: {held}; accepted: a mapping, as in search_spaces/quickstart.yaml")
+        if is_file and not isinstance(root, dict):
+            held = "is empty" if root is None else f"the root is {shown(root)}"
+            where = reader.places.get((), source)
+            problems.append(f"{where}: {held}; accepted: a mapping, as in search_spaces/quickstart.yaml")
     except yaml.MarkedYAMLError as error:
         told = " ".join(part for part in (error.problem, error.context) if part)
         hint = "; indent with spaces, not tabs" if "'\\t'" in told else ""
@@ -159,17 +151,18 @@ def parse_yaml(text: str, source: str, *, is_file: bool = True) -> Node:
         problems.append(f"{source}: not valid YAML: an escape or a version number is out of range")
     if problems:
         raise ConfigError(problems)
-    return root
+    return Document(root, {**reader.places, (): source})
 
 
 class _Reader:
-    """Composes nodes from parser events."""
+    """Composes values from parser events."""
 
     def __init__(self, events: Iterator[Any], source: str, with_lines: bool) -> None:
         self.events = events
         self.source = source
         self.with_lines = with_lines
         self.problems: list[str] = []
+        self.places: dict[Place, str] = {}
         self.num_nodes = 0
 
     def at(self, mark: Any) -> str:
@@ -180,21 +173,21 @@ class _Reader:
         if len(self.problems) == MAX_PROBLEMS:
             raise ConfigError(f"{self.source}: more problems may follow")
 
-    def document(self) -> Node:
-        roots: list[Node] = []
+    def document(self) -> Any:
+        root = None
         for event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent) and roots:
+            if isinstance(event, yaml.DocumentStartEvent) and self.places:
                 raise ConfigError(f"{self.at(event.start_mark)}: a second document starts here; accepted: one")
             if isinstance(event, yaml.NodeEvent):
-                roots.append(self.node(event, 1))
-        return roots[0] if roots else Node(None, self.source)
+                root = self.node(event, ())
+        return root
 
     def until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := next(self.events), end):
             yield event
 
-    def node(self, event: Any, depth: int) -> Node:
-        where = self.at(event.start_mark)
+    def node(self, event: Any, path: Place) -> Any:
+        where = self.places[path] = self.at(event.start_mark)
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             raise ConfigError(f"{where}: more than {MAX_NODES:,} values; accepted: up to {MAX_NODES:,}")
@@ -202,27 +195,29 @@ class _Reader:
             sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
             self.report(where, f"alias {shown(sign + event.anchor)} is not accepted; write the value out where used")
         if isinstance(event, yaml.AliasEvent):
-            return Node(None, where)
+            return None
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self.report(where, f"tag {shown(tag)} is not accepted; write the plain value, text in quotes")
         if isinstance(event, yaml.ScalarEvent):
-            return Node(self.scalar(event, where), where)
-        if depth > MAX_DEPTH:
+            return self.scalar(event, where)
+        if len(path) >= MAX_DEPTH:
             raise ConfigError(f"{where}: nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.SequenceStartEvent):
-            return Node(tuple(self.node(e, depth + 1) for e in self.until(yaml.SequenceEndEvent)), where)
-        items: dict[str, Node] = {}
+            return [self.node(item, (*path, i)) for i, item in enumerate(self.until(yaml.SequenceEndEvent))]
+        items: dict[str, Any] = {}
         for key_event in self.until(yaml.MappingEndEvent):
-            key, value = self.node(key_event, depth + 1), self.node(next(self.events), depth + 1).value
-            if not isinstance(key_event, yaml.ScalarEvent):
-                self.report(key.where, f"a key is {shown(key.plain())}; accepted: one word")
-                continue
-            text = _text(key_event)
+            key = self.node(key_event, (*path, -1))  # no index of any list
+            where, is_word = self.places.pop((*path, -1)), isinstance(key_event, yaml.ScalarEvent)
+            if not is_word:
+                self.report(where, f"a key is {shown(key)}; accepted: one word")
+            text = _text(key_event) if is_word else shown(key)
+            below = (*path, text)
             if text in items:
-                self.report(key.where, f"key {shown(text)} stands twice (first at {items[text].where}); keep one")
-            items[text] = Node(value, key.where)
-        return Node(items, where)
+                self.report(where, f"key {shown(text)} stands twice (first at {self.places[below]}); keep one")
+            items[text] = self.node(next(self.events), below)
+            self.places[below] = where
+        return items
 
     def scalar(self, event: Any, where: str) -> Scalar:
         text = _text(event)

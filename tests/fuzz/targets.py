@@ -73,7 +73,7 @@ def yaml_target(folder: Path) -> Callable[[bytes], str]:
 
     def agrees_with_pyyaml(text: str) -> None:
         """PyYAML's own composer and ours see the same keys and lists in every text that ours accepts."""
-        if "\\" not in text and shape(parse_yaml(text, "s").plain()) != shape(yaml.load(text, yaml.BaseLoader)):
+        if "\\" not in text and shape(parse_yaml(text, "s").value) != shape(yaml.load(text, yaml.BaseLoader)):
             raise Finding("PyYAML reads another structure")
 
     def one_input(payload: bytes) -> str:
@@ -135,7 +135,7 @@ def edited_space(payload: bytes, bases: list[Any]) -> Any:
 def space_target(folder: Path) -> Callable[[bytes], str]:
     from sweep.space.yaml_nodes import read_yaml
 
-    bases = [read_yaml(path)[0].plain() for path in sorted((PROJECT / "search_spaces").glob("*.yaml"))]
+    bases = [read_yaml(path)[0].value for path in sorted((PROJECT / "search_spaces").glob("*.yaml"))]
     one_space = yaml_target(folder)
     return lambda payload: one_space(json.dumps(edited_space(payload, bases)).encode())
 

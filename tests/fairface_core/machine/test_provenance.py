@@ -13,7 +13,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 # Where a module's name is not that of its distribution, or the distribution comes with another, in the version that fits it.
 DISTRIBUTION = {
     "PIL": "pillow", "imagehash": "ImageHash", "sklearn": "scikit-learn", "yaml": "PyYAML",
-    "annotated_types": "pydantic", "pydantic_core": "pydantic", "triton": "torch",
+    "annotated_types": "pydantic", "typing_extensions": "pydantic", "triton": "torch",
     "dlib": "dlib-bin", "mlflow": "mlflow-skinny",
 }  # fmt: skip
 # They show, check, lock or serialize; no number of a result passes through them.

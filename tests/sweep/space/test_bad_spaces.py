@@ -273,7 +273,7 @@ def test_every_space_names_the_schema_for_editors_and_passes_it(path: Path) -> N
         line.partition("$schema=")[2] for line in text.splitlines() if line.startswith("# yaml-language-server:")
     )
     schema = json.loads((path.parent / named).read_text(encoding="utf-8"))
-    Draft202012Validator(schema).validate(parse_yaml(text, path.name).plain())
+    Draft202012Validator(schema).validate(parse_yaml(text, path.name).value)
 
 
 def test_the_schema_accepts_and_refuses_what_the_loader_does() -> None:
@@ -286,7 +286,7 @@ def test_the_schema_accepts_and_refuses_what_the_loader_does() -> None:
         for case in cases:
             try:
                 text = case.given.decode("utf-8-sig") if isinstance(case.given, bytes) else case.given
-                read[case.name] = parse_yaml(text, "s.yaml").plain()
+                read[case.name] = parse_yaml(text, "s.yaml").value
             except (ConfigError, UnicodeDecodeError):
                 continue
         return read

@@ -67,7 +67,7 @@ def test_every_distribution_is_read(tmp_path: Path) -> None:
         "image_size": Grid((None, 64)),
     }
     assert (spec.num_samples, spec.sample_seed) == (4, 7)
-    assert spec.drawn() == ("lr", "dropout", "batch_size", "weights")
+    assert spec.drawn() == ("batch_size", "dropout", "lr", "weights")
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.name)
@@ -139,6 +139,9 @@ def test_set_of_a_distribution_replaces_the_one_in_the_file(tmp_path: Path) -> N
     assert spec.space["lr"] == LogUniform((1e-5, 1e-3))
     assert spec.per_backbone["vit_b_16"]["lr"] == Choice((1e-5,))
     assert spec.notes == ("--set space.lr.loguniform=[1e-5, 1e-3]: vit_b_16 keeps its own lr (per_backbone)",)
+    plain = "space: {lr: {grid: [1e-4]}}\nper_backbone: {resnet50: {lr: 1e-3}}"
+    spec = space(tmp_path, plain, sets=["per_backbone.resnet50.lr.grid=[1e-5]"])
+    assert spec.per_backbone == {"resnet50": {"lr": Grid((1e-5,))}}
 
 
 def test_set_reaches_below_data_demo(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairface_core.errors import ConfigError, shown
-from sweep.space.yaml_nodes import MAX_BYTES, MAX_DEPTH, Node, core_scalar, parse_yaml, read_yaml
+from sweep.space.yaml_nodes import MAX_BYTES, MAX_DEPTH, Document, core_scalar, parse_yaml, read_yaml
 
 # Tests share the machine with others.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,8 +35,7 @@ def test_a_plain_scalar_is_read_by_the_core_schema(text: str, value: Any) -> Non
     read = core_scalar(text)
     assert (type(read), read) == (type(value), value)
     node = parse_yaml(f"key: {text}\n", "s.yaml").value
-    assert isinstance(node, dict)
-    assert (type(node["key"].value), node["key"].value) == (type(value), value)
+    assert (type(node["key"]), node["key"]) == (type(value), value)
 
 
 @pytest.mark.parametrize("text", [".inf", "-.INF", "+.Inf", ".nan", ".NaN", "1e999", "9223372036854775808", "1" * 4000])
@@ -47,11 +46,11 @@ def test_a_number_that_no_field_can_hold_is_refused(text: str) -> None:
 
 def test_quotes_and_block_styles_make_text() -> None:
     root = parse_yaml("a: '1'\nb: \"true\"\nc: |\n  null\n", "s.yaml")
-    assert root.plain() == {"a": "1", "b": "true", "c": "null\n"}
+    assert root.value == {"a": "1", "b": "true", "c": "null\n"}
 
 
 def test_a_surrogate_pair_is_one_character_and_half_of_one_is_refused() -> None:
-    assert parse_yaml('{"\\ud83d\\ude00": "\\ud83d\\ude00"}', "s.yaml").plain() == {"\U0001f600": "\U0001f600"}
+    assert parse_yaml('{"\\ud83d\\ude00": "\\ud83d\\ude00"}', "s.yaml").value == {"\U0001f600": "\U0001f600"}
     with pytest.raises(
         ConfigError, match=r"^s.yaml:1: '\\ud83d' holds a control character or half of a surrogate pair"
     ):
@@ -61,24 +60,17 @@ def test_a_surrogate_pair_is_one_character_and_half_of_one_is_refused() -> None:
 def test_every_node_knows_its_line() -> None:
     text = "# header\nspace:\n  lr:\n    grid:\n      - 1e-4\n      - 3e-4\nfixed: {epochs: 3,\n  seed: 1}\n"
     root = parse_yaml(text, "s.yaml")
-
-    def lines(node: Node) -> Any:
-        if isinstance(node.value, dict):
-            return node.where, {key: lines(child) for key, child in node.value.items()}
-        return (node.where, [lines(item) for item in node.value]) if isinstance(node.value, tuple) else node.where
-
-    assert lines(root) == (
-        "s.yaml:2",
-        {
-            "space": ("s.yaml:2", {"lr": ("s.yaml:3", {"grid": ("s.yaml:4", ["s.yaml:5", "s.yaml:6"])})}),
-            "fixed": ("s.yaml:7", {"epochs": "s.yaml:7", "seed": "s.yaml:8"}),
-        },
-    )
+    assert root.places == {
+        (): "s.yaml", ("space",): "s.yaml:2", ("space", "lr"): "s.yaml:3", ("space", "lr", "grid"): "s.yaml:4",
+        ("space", "lr", "grid", 0): "s.yaml:5", ("space", "lr", "grid", 1): "s.yaml:6",
+        ("fixed",): "s.yaml:7", ("fixed", "epochs"): "s.yaml:7", ("fixed", "seed"): "s.yaml:8",
+    }  # fmt: skip
+    assert root.where(("space", "lr", "uniform", 0)) == "s.yaml:3", "what is absent is blamed on what should hold it"
 
 
 def test_a_value_of_an_option_may_be_anything_and_has_no_line() -> None:
-    assert parse_yaml("[1e-4, 3e-4]", "--set x", is_file=False).plain() == [1e-4, 3e-4]
-    assert parse_yaml("", "--set x", is_file=False) == Node(None, "--set x")
+    assert parse_yaml("[1e-4, 3e-4]", "--set x", is_file=False).value == [1e-4, 3e-4]
+    assert parse_yaml("", "--set x", is_file=False) == Document(None, {(): "--set x"})
     with pytest.raises(ConfigError, match=r"^--set x: alias '\*a' is not accepted; write the value out where used$"):
         parse_yaml("*a", "--set x", is_file=False)
 
@@ -100,7 +92,7 @@ def test_an_endless_list_of_problems_is_cut() -> None:
 
 def test_the_deepest_nesting_that_is_read() -> None:
     levels = MAX_DEPTH - 1  # the root is one
-    node = parse_yaml(f"a: {'[' * levels}{']' * levels}", "s.yaml").plain()["a"]
+    node = parse_yaml(f"a: {'[' * levels}{']' * levels}", "s.yaml").value["a"]
     for _ in range(levels - 1):
         (node,) = node
     assert node == []
@@ -138,7 +130,7 @@ def test_no_text_of_the_largest_size_takes_long(unit: str) -> None:
 def test_the_largest_file_is_read_and_one_byte_more_is_not(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_bytes(b"a: 1 #".ljust(MAX_BYTES, b"x"))
-    assert read_yaml(path)[0].plain() == {"a": 1}
+    assert read_yaml(path)[0].value == {"a": 1}
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ConfigError, match="larger than 256 KiB"):
         read_yaml(path)
@@ -169,7 +161,7 @@ DOCUMENTS = st.dictionaries(
 @given(DOCUMENTS)
 def test_json_is_read_as_json_reads_it(document: dict[str, Any]) -> None:
     # Non-characters such as U+FFFE may stand in YAML as escapes only, which is what ensure_ascii writes.
-    assert parse_yaml(json.dumps(document), "s.yaml").plain() == json.loads(json.dumps(document))
+    assert parse_yaml(json.dumps(document), "s.yaml").value == json.loads(json.dumps(document))
 
 
 @UNHURRIED
@@ -188,7 +180,7 @@ def test_what_pyyaml_writes_is_read_back(document: dict[str, Any]) -> None:
 
     if ambiguous(document):
         return
-    assert parse_yaml(yaml.safe_dump(document), "s.yaml").plain() == document
+    assert parse_yaml(yaml.safe_dump(document), "s.yaml").value == document
 
 
 YAML_LIKE = st.lists(
