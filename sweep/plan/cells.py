@@ -13,7 +13,7 @@ from typing import Any
 from fairface_core.config.train_config import TrainConfig, make_config
 from fairface_core.errors import ConfigError
 from sweep.plan.plan import Plan, PlannedTrial
-from sweep.space.distributions import Distribution, Grid
+from sweep.space.distributions import Distribution
 from sweep.space.spec import BACKBONE, BUDGET, SEED, SweepSpec
 
 # Draws that a search tries where a proposal is known already or its values do not go together; numbered beyond all others.
@@ -105,8 +105,8 @@ def cells(spec: SweepSpec) -> list[Cell]:
     found = []
     for backbone in spec.backbones:
         own = spec.distributions(backbone)
-        grids = {key: d for key, d in sorted(own.items()) if isinstance(d, Grid)}
-        drawn = {key: d for key, d in sorted(own.items()) if not isinstance(d, Grid)}
+        grids = {key: d for key, d in sorted(own.items()) if d.kind == "grid"}
+        drawn = {key: d for key, d in sorted(own.items()) if d.kind != "grid"}
         for point in itertools.product(*(grid.values for grid in grids.values())):
             found.append(Cell({BACKBONE: backbone, **dict(zip(grids, point, strict=True))}, drawn, spec))
     return found

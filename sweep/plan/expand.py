@@ -20,7 +20,6 @@ from fairface_core.errors import ConfigError
 from sweep.plan.cells import Cell, cells, constant
 from sweep.plan.names import short_keys, trial_name
 from sweep.plan.plan import Plan, PlannedTrial, space_difference, varying_keys
-from sweep.space.distributions import Grid
 from sweep.space.spec import BACKBONE, SEED, SweepSpec
 from sweep.space.yaml_nodes import MAX_PROBLEMS, source_of
 
@@ -50,8 +49,8 @@ class _Draft:
 def count_trials(spec: SweepSpec) -> int:
     """Return how many trials a space asks for, without making them; drawn values that coincide are counted apart."""
     return len(spec.all_seeds) * sum(
-        math.prod(len(d.values) for d in own.values() if isinstance(d, Grid))
-        * (1 if all(isinstance(d, Grid) for d in own.values()) else spec.num_samples)
+        math.prod(len(d.values) for d in own.values() if d.kind == "grid")
+        * (1 if all(d.kind == "grid" for d in own.values()) else spec.num_samples)
         for own in map(spec.distributions, spec.backbones)
     )
 
@@ -258,7 +257,7 @@ def _label(value: Any) -> str:
 
 def _factors(spec: SweepSpec) -> str:
     """Return how a count came about, such as `backbone 4 x lr 3 x seed 3`."""
-    sizes = {key: len(grid.values) for key, grid in spec.space.items() if isinstance(grid, Grid)}
+    sizes = {key: len(grid.values) for key, grid in spec.space.items() if grid.kind == "grid"}
     parts = [f"{key} {size:,}" for key, size in sizes.items() if size > 1]
     if spec.drawn():
         parts.append(f"num_samples {spec.num_samples:,}")

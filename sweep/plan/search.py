@@ -30,7 +30,7 @@ from sweep.plan.extend import adopt
 from sweep.plan.plan import Plan
 from sweep.policy.confirm import Worth, worth_of
 from sweep.policy.states import TrialState
-from sweep.space.distributions import Choice, Distribution, Floats, LogUniform, RandInt
+from sweep.space.distributions import Distribution
 from sweep.space.scheduler import SearchSpec
 from sweep.space.spec import SweepSpec
 
@@ -121,19 +121,19 @@ def _form(distribution: Distribution) -> Any:
     """Return Optuna's distribution; of a choice, of the places in its list, whose values may be anything."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if isinstance(distribution, Choice):
+    if distribution.kind == "choice":
         return CategoricalDistribution(range(len(distribution.values)))
     low, high = distribution.values
-    if isinstance(distribution, RandInt):
+    if distribution.kind == "randint":
         return IntDistribution(low, high - 1)
-    return FloatDistribution(low, high, log=isinstance(distribution, LogUniform))
+    return FloatDistribution(low, high, log=distribution.kind == "loguniform")
 
 
 def _index(distribution: Distribution, value: Any) -> Any:
-    return distribution.values.index(value) if isinstance(distribution, Choice) else value
+    return distribution.values.index(value) if distribution.kind == "choice" else value
 
 
 def _value(distribution: Distribution, value: Any) -> Any:
-    if isinstance(distribution, Choice):
+    if distribution.kind == "choice":
         return distribution.values[value]
-    return distribution.nearest(value) if isinstance(distribution, Floats) else value
+    return value if distribution.kind == "randint" else distribution.nearest(value)

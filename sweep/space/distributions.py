@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, Literal
 
 from annotated_types import BaseMetadata, Gt
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, WithJsonSchema
@@ -28,6 +28,7 @@ SEED, BACKBONE, BUDGET = "seed", "backbone", "epochs"
 # Draws of a float keep this many significant digits: enough for any hyperparameter, and few enough that a last-bit
 # difference between two C libraries' exp() cannot give two trial ids.
 SIGNIFICANT_DIGITS = 6
+_LISTS = ("grid", "choice")  # the other kinds are ranges
 
 
 @dataclass(frozen=True)
@@ -35,99 +36,51 @@ class Distribution:
     """What gives a key its values.
 
     Attributes:
-        values: The values of a list; the low and the high end of a range.
+        kind: grid: every value, each with every value of the other grids. Or one value per draw: choice: each equally
+            likely; uniform: a float of [low, high); loguniform: one whose logarithm is uniform; randint: a whole number
+            of [low, high), as in Ray Tune, NumPy and torch.
+        values: The values of a grid or choice; the low and the high end of a range.
         repeated: By its place in the file, each value that a grid names once more and that is left out.
     """
 
+    kind: Literal["grid", "choice", "uniform", "loguniform", "randint"]
     values: tuple[Any, ...]
     repeated: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
-    kind: ClassVar[str]
-
-    @property
-    def options(self) -> Sequence[Any]:
-        """What it can give a key, in order; `Floats` have no such list."""
-        return self.values
 
     def at(self, fraction: float) -> Any:
         """Return the value at a fraction in [0, 1) of the list or range."""
-        return self.options[min(int(fraction * len(self.options)), len(self.options) - 1)]
+        if self.kind in _LISTS:
+            return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
+        low, high = self.values
+        if self.kind == "randint":
+            return min(low + int(fraction * (high - low)), high - 1)
+        if self.kind == "uniform":
+            return self.nearest(low + fraction * (high - low))
+        return self.nearest(math.exp(math.log(low) + fraction * (math.log(high) - math.log(low))))
+
+    def nearest(self, value: float) -> float:
+        """Return a float rounded to `SIGNIFICANT_DIGITS`, within the range."""
+        low, high = self.values
+        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
 
     def holds(self, value: Any) -> bool:
-        """Whether it can give a key this value."""
-        return value in self.options
+        """Whether it can give a key this value; of floats, also the high end."""
+        if self.kind in _LISTS:
+            return value in self.values
+        low, high = self.values
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and low <= value <= high - (self.kind == "randint")
 
     @property
     def size(self) -> float:
-        """How many values it can give a key."""
-        return len(set(self.options))
+        """How many values it can give a key; infinite for floats."""
+        if self.kind in _LISTS:
+            return len(set(self.values))
+        return self.values[1] - self.values[0] if self.kind == "randint" else math.inf
 
     def to_json(self) -> dict[str, Any]:
         """Return the distribution as a search space writes it."""
         return {self.kind: list(self.values)}
-
-
-class Grid(Distribution):
-    """Every value, each with every value of the other grids."""
-
-    kind = "grid"
-
-
-class Choice(Distribution):
-    """One value per draw, each equally likely."""
-
-    kind = "choice"
-
-
-class Floats(Distribution):
-    """A range of floats."""
-
-    @property
-    def size(self) -> float:
-        """Infinite: as many as there are floats."""
-        return math.inf
-
-    def holds(self, value: Any) -> bool:
-        """Whether it is a number of the range, its ends included."""
-        low, high = self.values
-        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-    def nearest(self, value: float) -> float:
-        """Return a value rounded to `SIGNIFICANT_DIGITS`, within the range."""
-        low, high = self.values
-        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
-
-
-class Uniform(Floats):
-    """One float per draw from [low, high)."""
-
-    kind = "uniform"
-
-    def at(self, fraction: float) -> float:
-        """Return `low + fraction * (high - low)`, rounded to `SIGNIFICANT_DIGITS`."""
-        low, high = self.values
-        return self.nearest(low + fraction * (high - low))
-
-
-class LogUniform(Floats):
-    """One float per draw from [low, high), whose logarithm is uniform; 0 < low."""
-
-    kind = "loguniform"
-
-    def at(self, fraction: float) -> float:
-        """Return `low * (high / low) ** fraction`, rounded to `SIGNIFICANT_DIGITS`."""
-        low, high = map(math.log, self.values)
-        return self.nearest(math.exp(low + fraction * (high - low)))
-
-
-class RandInt(Distribution):
-    """One whole number per draw from low, low + 1, ..., high - 1, as `randint` of Ray Tune, NumPy and torch."""
-
-    kind = "randint"
-
-    @property
-    def options(self) -> Sequence[Any]:
-        """The whole numbers of the range."""
-        return range(*self.values)
 
 
 def mapping_of(title: str, kinds: dict[str, Any]) -> GetPydanticSchema:
@@ -164,16 +117,14 @@ def distribution_type(key: str) -> Any:
     kinds = _kinds(key)
     value: Any = value_type(key)
     values: Any = Annotated[list[value], Field(min_length=1)]
-    forms = {Grid.kind: Annotated[values, AfterValidator(_grid)]}
-    if key not in (SEED, BACKBONE):
-        forms[Choice.kind] = Annotated[values, AfterValidator(lambda given: Choice(tuple(given)))]
+    forms = {"grid": values} if key in (SEED, BACKBONE) else {"grid": values, "choice": values}
     if key == BACKBONE:
         pattern: Any = Annotated[str, Field(min_length=1, max_length=200)]
         several: Any = Annotated[list[pattern], Field(min_length=1)]
         forms["glob"] = Annotated[pattern | several, AfterValidator(_glob)]
     elif key != SEED and kinds & {int, float}:
-        ranges = (Uniform, LogUniform, RandInt) if float in kinds else (RandInt,)
-        forms |= {form.kind: _range_type(key, form) for form in ranges}
+        for kind in ("uniform", "loguniform", "randint") if float in kinds else ("randint",):
+            forms[kind] = _range_type(key, kind)
 
     def check_size(given: Any) -> Any:
         if isinstance(given, dict) and len(given) != 1:
@@ -184,36 +135,41 @@ def distribution_type(key: str) -> Any:
         dict[str, Any],
         mapping_of(f"Values of {key}", forms),
         BeforeValidator(check_size),
-        AfterValidator(lambda given: next(iter(given.values()))),
+        AfterValidator(_distribution),
         Field(json_schema_extra={"minProperties": 1, "maxProperties": 1}),
     ]
 
 
-def _range_type(key: str, form: type[Distribution]) -> Any:
+def _range_type(key: str, kind: str) -> Any:
     limits = [mark for mark in TrainConfig.model_fields[key].metadata if isinstance(mark, BaseMetadata)]
-    limits += [Gt(0)] if form is LogUniform else []
-    low_type: Any = Annotated[(int if form is RandInt else float, *limits, BeforeValidator(_number))]
-    high_type: Any = Annotated[int, BeforeValidator(_number)] if form is RandInt else low_type
+    limits += [Gt(0)] if kind == "loguniform" else []
+    number: Any = int if kind == "randint" else float
+    low_type: Any = Annotated[(number, *limits, BeforeValidator(_number))]
+    high_type: Any = Annotated[int, BeforeValidator(_number)] if number is int else low_type
 
     def check_form(ends: Any) -> Any:
         if not isinstance(ends, list) or len(ends) != 2:
             raise ValueError("accepted: [low, high]")
         return ends
 
-    def check(ends: tuple[Any, Any]) -> Distribution:
+    def check(ends: tuple[Any, Any]) -> tuple[Any, Any]:
         low, high = ends
         if low >= high:
             raise ValueError("accepted: [low, high] with low < high (for one value, a grid)")
         # Every limit of TrainConfig is an interval, so both ends stand for all that lies between them.
-        TypeAdapter(low_type).validate_python(high - 1 if form is RandInt else high)
-        return form(ends)
+        TypeAdapter(low_type).validate_python(high - 1 if number is int else high)
+        return ends
 
     return Annotated[tuple[low_type, high_type], AfterValidator(check), BeforeValidator(check_form)]
 
 
-def _grid(values: list[Any]) -> Grid:
+def _distribution(given: dict[Any, Any]) -> Distribution:
+    ((kind, values),) = given.items()
+    if kind not in ("grid", "glob"):
+        return Distribution(kind, tuple(values))
     first = {value: i for i, value in reversed([*enumerate(values)])}
-    return Grid(tuple(dict.fromkeys(values)), {i: value for i, value in enumerate(values) if first[value] != i})
+    repeated = {i: value for i, value in enumerate(values) if first[value] != i}
+    return Distribution("grid", tuple(dict.fromkeys(values)), repeated)
 
 
 def _asked(question: Callable[[str], Any], name: str) -> Any:
@@ -224,8 +180,8 @@ def _asked(question: Callable[[str], Any], name: str) -> Any:
         raise ValueError(error.problems[0].removeprefix(f"backbone = {shown(name, 200)} ")) from None
 
 
-def _glob(patterns: str | list[str]) -> Grid:
-    """Return the grid of the backbones that patterns match; names that cannot be used are told, all of them."""
+def _glob(patterns: str | list[str]) -> list[str]:
+    """Return the backbones that patterns match; names that cannot be used are told, all of them."""
     several = [patterns] if isinstance(patterns, str) else patterns
     names = dict.fromkeys(name for pattern in several for name in _asked(matching, pattern))
     problems: list[str] = []
@@ -236,7 +192,7 @@ def _glob(patterns: str | list[str]) -> Grid:
             problems += error.problems
     if problems:
         raise ValueError("; ".join(problems))
-    return Grid(tuple(names))
+    return list(names)
 
 
 def _kinds(key: str) -> set[Any]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fairface_core.config.train_config import TrainConfig
 from fairface_core.config.wording import unknown_key, validation_problem
 from fairface_core.errors import ConfigError, shown
-from sweep.space.distributions import BUDGET, Grid
+from sweep.space.distributions import BUDGET
 from sweep.space.overrides import FLAGS, apply_overrides
 from sweep.space.spec import DATA_FIELDS, RESERVED, SHARED, SpaceFile, SweepSpec, json_schema
 from sweep.space.yaml_nodes import Document, Place, dotted, read_yaml, source_of
@@ -58,18 +58,20 @@ def load_space(path: Path, *, sets: Sequence[str] = (), **flags: Any) -> SweepSp
 def _worded(error: ValidationError, document: Document) -> Iterator[str]:
     """Word pydantic's errors, one line for each place; what the members of a union say of it stands together."""
     found: dict[Place, list[Any]] = {}
+    unknown: set[Place] = set()
     for item in error.errors():
         path: Place = item["loc"][:1]
         for step in item["loc"][1:]:
-            # Steps that are no keys name a member of a union.
+            # Steps that are no keys name a member of a union, or what is wrong with a key.
             path = (*path, step) if (*path, step) in document.places else path
         found.setdefault(path, []).append(item)
+        unknown |= {path} if item["type"] == "extra_forbidden" or "[key]" in item["loc"] else set()
     above = {path[:length] for path in found for length in range(len(path))}
     for path, items in found.items():
-        if path in above:
-            continue  # a member of a union took the value for its own and says more
         where, keys = document.where(path), [step for step in path if isinstance(step, str)]
-        if any(item["type"] == "extra_forbidden" or "[key]" in item["loc"] for item in items):
+        if any(path[:length] in unknown for length in range(len(path))) or path in above - unknown:
+            continue  # nothing takes what holds it; or a member of a union took it for its own and says more
+        if path in unknown:
             yield _unknown(where, keys)
             continue
         lines = []
@@ -173,7 +175,7 @@ def _repeated(spec: SweepSpec, document: Document) -> Iterator[str]:
     for section, given in sections.items():
         for key, distribution in given.items():
             for place, value in distribution.repeated.items():
-                where = document.where((*section, key, Grid.kind, place))
+                where = document.where((*section, key, "grid", place))
                 yield f"{where}: {key}.grid names {shown(value)} more than once; it is counted once"
 
 

@@ -26,7 +26,6 @@ from sweep.space.distributions import (
     BUDGET,
     SEED,
     Distribution,
-    Grid,
     distribution_type,
     mapping_of,
     value_type,
@@ -76,7 +75,7 @@ def _key(key: str, kind: Any) -> Any:
 
 def _own(key: str) -> Any:
     """Return the type of what one backbone has of its own: a plain value is a grid of one."""
-    single: Any = Annotated[value_type(key), AfterValidator(lambda value: Grid((value,)))]
+    single: Any = Annotated[value_type(key), AfterValidator(lambda value: Distribution("grid", (value,)))]
     return single | distribution_type(key) if key in tunable_fields() else single
 
 
@@ -269,7 +268,7 @@ class SweepSpec(SpaceFile):
     def values(self, key: str) -> tuple[Any, ...]:
         """Return the values that a key which is not drawn takes: those of its grid, the fixed one or the default."""
         if key in self.space:
-            assert isinstance(self.space[key], Grid), f"{key} is drawn"
+            assert self.space[key].kind == "grid", f"{key} is drawn"
             return self.space[key].values
         return (self.fixed.get(key, TrainConfig.model_fields[key].default),)
 
@@ -281,7 +280,7 @@ class SweepSpec(SpaceFile):
     def drawn(self) -> tuple[str, ...]:
         """Return the fields that are drawn at random for at least one backbone."""
         given = [item for backbone in self.backbones for item in self.distributions(backbone).items()]
-        return tuple(dict.fromkeys(key for key, distribution in given if not isinstance(distribution, Grid)))
+        return tuple(dict.fromkeys(key for key, distribution in given if distribution.kind != "grid"))
 
     def run_name(self, now: datetime) -> str:
         """Return the name of the run folder."""
@@ -338,6 +337,6 @@ class SweepSpec(SpaceFile):
 def _canonical(key: str, distribution: Distribution) -> dict[str, Any]:
     """Return a distribution as JSON; the order of a grid matters for seeds only, of which the first ones explore."""
     spelled = distribution.to_json()
-    if isinstance(distribution, Grid) and key != SEED:
-        spelled[Grid.kind] = sorted(distribution.values, key=lambda value: (str(type(value)), repr(value)))
+    if distribution.kind == "grid" and key != SEED:
+        spelled["grid"] = sorted(distribution.values, key=lambda value: (str(type(value)), repr(value)))
     return spelled

@@ -16,7 +16,7 @@ from fairface_core.config.train_config import TrainConfig, identity_fields, tuna
 from fairface_core.demo.folder import demo_root
 from fairface_core.errors import ConfigError
 from sweep.plan.expand import make_plan
-from sweep.space.distributions import Choice, Grid, LogUniform, RandInt, Uniform
+from sweep.space.distributions import Distribution
 from sweep.space.load import load_space
 from sweep.space.scheduler import SchedulerSpec
 from sweep.space.spec import DATA_FIELDS, DEMO_SIZES, RESERVED, FailureSpec, ResourceSpec, SweepSpec
@@ -30,11 +30,11 @@ def test_the_grammar_of_the_design_is_read_in_full(tmp_path: Path) -> None:
     assert spec.name == "backbones"
     assert (spec.root, spec.demo, spec.policies) == (None, None, {})
     assert spec.space == {
-        "backbone": Grid(("resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16")),
-        "lr": Grid((1e-4, 3e-4, 1e-3)),
-        "seed": Grid((41, 42, 43)),
+        "backbone": Distribution("grid", ("resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16")),
+        "lr": Distribution("grid", (1e-4, 3e-4, 1e-3)),
+        "seed": Distribution("grid", (41, 42, 43)),
     }
-    assert spec.per_backbone == {"vit_b_16": {"lr": Grid((1e-5, 3e-5, 1e-4))}}
+    assert spec.per_backbone == {"vit_b_16": {"lr": Distribution("grid", (1e-5, 3e-5, 1e-4))}}
     assert spec.fixed == {"epochs": 20, "batch_size": 128, "weight_decay": 1e-4}
     assert (spec.num_samples, spec.sample_seed, spec.notes) == (1, 0, ())
     assert spec.scheduler == SchedulerSpec()
@@ -60,11 +60,11 @@ def test_every_distribution_is_read(tmp_path: Path) -> None:
         """,
     )
     assert spec.space == {
-        "lr": LogUniform((1e-5, 1e-3)),
-        "dropout": Uniform((0.0, 0.5)),
-        "batch_size": RandInt((16, 129)),
-        "weights": Choice(("imagenet", "none")),
-        "image_size": Grid((None, 64)),
+        "lr": Distribution("loguniform", (1e-5, 1e-3)),
+        "dropout": Distribution("uniform", (0.0, 0.5)),
+        "batch_size": Distribution("randint", (16, 129)),
+        "weights": Distribution("choice", ("imagenet", "none")),
+        "image_size": Distribution("grid", (None, 64)),
     }
     assert (spec.num_samples, spec.sample_seed) == (4, 7)
     assert spec.drawn() == ("batch_size", "dropout", "lr", "weights")
@@ -125,7 +125,7 @@ def test_set_replaces_adds_and_is_typed_like_the_file(tmp_path: Path) -> None:
         ],
     )
     assert spec.fixed == {"epochs": 3, "batch_size": 128, "weight_decay": 1e-4, "dropout": 0.5}
-    assert spec.space["lr"] == Grid((1e-4, 3e-4))
+    assert spec.space["lr"] == Distribution("grid", (1e-4, 3e-4))
     assert spec.failures.max_retries == 0
     assert spec.per_backbone == {}
 
@@ -136,12 +136,12 @@ def test_set_of_a_distribution_replaces_the_one_in_the_file(tmp_path: Path) -> N
         DESIGN_SPACE,
         sets=["space.lr.loguniform=[1e-5, 1e-3]", "per_backbone.vit_b_16.lr.choice=[1e-5]", "num_samples=2"],
     )
-    assert spec.space["lr"] == LogUniform((1e-5, 1e-3))
-    assert spec.per_backbone["vit_b_16"]["lr"] == Choice((1e-5,))
+    assert spec.space["lr"] == Distribution("loguniform", (1e-5, 1e-3))
+    assert spec.per_backbone["vit_b_16"]["lr"] == Distribution("choice", (1e-5,))
     assert spec.notes == ("--set space.lr.loguniform=[1e-5, 1e-3]: vit_b_16 keeps its own lr (per_backbone)",)
     plain = "space: {lr: {grid: [1e-4]}}\nper_backbone: {resnet50: {lr: 1e-3}}"
     spec = space(tmp_path, plain, sets=["per_backbone.resnet50.lr.grid=[1e-5]"])
-    assert spec.per_backbone == {"resnet50": {"lr": Grid((1e-5,))}}
+    assert spec.per_backbone == {"resnet50": {"lr": Distribution("grid", (1e-5,))}}
 
 
 def test_set_reaches_below_data_demo(tmp_path: Path) -> None:
