@@ -238,6 +238,7 @@ class _Events(tune.Callback):
             attempt=trial.attempts,
             at_most=self._ledger.at_most(trial),
             epochs_heard=len(trial.scores),
+            taken_back=trial.taken_back,
         )
         return {
             TRIAL_ID_KEY: trial.trial_id,

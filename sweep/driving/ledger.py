@@ -107,6 +107,7 @@ class Ledger:
         """Take back the epochs of a trial whose state `settle` removed, or was lost: `fit` refuses a history without a state."""
         if trial.scores and not any(map(trial.folder.exists, STATE_FILES)):
             self._store(lambda: write_history(trial.folder, ()))
+            trial.taken_back = len(trial.scores)
             trial.scores, trial.history = [], []
             self._choices[trial.group] = None
         trial.pruned = False

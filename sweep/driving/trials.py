@@ -61,6 +61,7 @@ class Trial:
         leg: The leg that Ray has, if one is.
         legs: Legs since this driver started.
         pruned: Whether its training states were removed.
+        taken_back: Epochs that are trained again, for no training state was left to go on from.
         history: Figures of its epochs, the columns of history.csv.
     """
 
@@ -76,6 +77,7 @@ class Trial:
     leg: Leg | None = None
     legs: int = 0
     pruned: bool = False
+    taken_back: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property

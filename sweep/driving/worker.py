@@ -38,6 +38,7 @@ ENDING_KEY = "ending"
 NOTES_KEY = "notes"
 # Of status.json's detail: images at a time that a trial which ran out of memory goes on with.
 AT_MOST_KEY = "images_at_once"
+TAKEN_BACK_KEY = "epochs_taken_back"
 
 EndingKind = Literal["completed", "diverged", "oom", "device", "storage", "error", "crash", "stalled"]
 # The file system says no, and will say it again.
@@ -84,6 +85,7 @@ class Task:
         at_most: Images that it may hold in memory at a time, for more did not fit; None for as many as it asks for.
         epochs_heard: Epochs whose figures the driver has. A worker that died between writing an epoch and reporting it
             leaves more on disk.
+        taken_back: Epochs that are trained again, for no training state was left to go on from.
         demo: Sizes of the built-in faces, to be drawn where they are absent; None for images of the user's.
         fit: `module:function` of the seam.
     """
@@ -94,6 +96,7 @@ class Task:
     gpu: float = 0.0
     at_most: int | None = None
     epochs_heard: int = 0
+    taken_back: int = 0
     demo: dict[str, int] | None = None
     fit: str = FIT
 
@@ -150,6 +153,12 @@ def run_leg(task: Task, report: Callable[[dict[str, Any]], None]) -> Ending:
             written, damages = read_history(folder)
             notes += damages
             detail = {} if task.at_most is None else {AT_MOST_KEY: task.at_most}
+            if task.taken_back:
+                detail[TAKEN_BACK_KEY] = task.taken_back
+                if not written:
+                    notes.append(
+                        f"no training state was left after epoch {task.taken_back}: trained again from the first one"
+                    )
             write_status(folder, "running", epochs_trained=len(written), attempts=task.attempt, detail=detail)
             # Otherwise a rung at such an epoch would never be asked.
             for figures in written[task.epochs_heard :]:

@@ -96,7 +96,7 @@ def test_a_winner_whose_state_is_lost_begins_anew_and_stays_the_winner(tmp_path:
         write_history(leg.trial.folder, [EpochReport(**figures(1, score))])
         stop_at(ledger, leg, score=score, order=order)
     winner = leg_of(ledger, placement).trial
-    assert (winner.planned.config["lr"], winner.scores) == (3e-4, [])
+    assert (winner.planned.config["lr"], winner.scores, winner.taken_back) == (3e-4, [], 1)
     assert ledger.next_leg(placement) is None, "the other configuration has not become the winner"
     # Killed before the first epoch is there again.
     write_status(winner.folder, "running", epochs_trained=0)

@@ -94,6 +94,24 @@ def test_a_driver_that_is_killed_leaves_word_of_what_fits_into_memory(tmp_path: 
     assert read_json(folder, "status.json")["detail"] == {"images_at_once": 32}
 
 
+def test_epochs_that_are_trained_again_are_told_once_and_recorded(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "run" / "trials" / "t")
+    reports: list[dict[str, object]] = []
+
+    def stop(report: dict[str, object]) -> None:
+        reports.append(report)
+        if len(reports) == 1:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_leg(task(tmp_path, taken_back=7), stop)
+    assert run_leg(task(tmp_path, taken_back=7, epochs_heard=1), stop).kind == "completed"
+    told = "no training state was left after epoch 7: trained again from the first one"
+    assert [report.get("notes") for report in reports] == [[told], None, None]
+    run_leg(task(tmp_path, taken_back=7, fit="tests.sweep.driving.test_worker:killed"), stop)
+    assert read_json(folder, "status.json")["detail"] == {"epochs_taken_back": 7}, "which fit keeps"
+
+
 def killed(config: object, **_: object) -> None:
     raise ValueError("a process that ends before it writes")
 
