@@ -51,8 +51,7 @@ def load_space(path: Path, *, sets: Sequence[str] = (), **flags: Any) -> SweepSp
     problems += [f"{document.where(tuple(told.split()[0].split('.')))}: {told}" for told in _at_odds(spec)]
     if problems:
         raise ConfigError(problems)
-    notes = [*_repeated(spec, document), *notes, *_notes(spec, document)]
-    return spec.model_copy(update={"notes": tuple(dict.fromkeys(notes))})
+    return spec.model_copy(update={"notes": tuple(dict.fromkeys([*notes, *_notes(spec, document)]))})
 
 
 def _worded(error: ValidationError, document: Document) -> Iterator[str]:
@@ -169,19 +168,16 @@ def _at_odds(spec: SweepSpec) -> Iterator[str]:
         )
 
 
-def _repeated(spec: SweepSpec, document: Document) -> Iterator[str]:
-    sections: dict[Place, Any] = {("space",): spec.space}
-    sections |= {("per_backbone", name): own for name, own in spec.per_backbone.items()}
-    for section, given in sections.items():
-        for key, distribution in given.items():
-            for place, value in distribution.repeated.items():
-                where = document.where((*section, key, "grid", place))
-                yield f"{where}: {key}.grid names {shown(value)} more than once; it is counted once"
-
-
 def _notes(spec: SweepSpec, document: Document) -> Iterator[str]:
     """Yield what a reader should know of a space that is accepted."""
     drawn, given = spec.drawn(), spec.scheduler
+    sections: dict[Place, Any] = {("space",): spec.space}
+    sections |= {("per_backbone", name): own for name, own in spec.per_backbone.items()}
+    for section, distributions in sections.items():
+        for key, distribution in distributions.items():
+            for place, value in distribution.repeated.items():
+                where = document.where((*section, key, "grid", place))
+                yield f"{where}: {key}.grid names {shown(value)} more than once; it is counted once"
     if spec.num_samples == 1 and drawn:
         names = ", ".join(drawn)
         yield f"{source_of(spec.path)}: {names}: drawn only once for each combination of the grids (num_samples: 1)"
@@ -193,8 +189,8 @@ def _notes(spec: SweepSpec, document: Document) -> Iterator[str]:
     if given.kind != "fifo" and given.grace_epochs >= spec.epochs:
         who = "ASHA" if given.kind == "asha" else "a race"
         yield f"{who} can stop no trial: grace_epochs {given.grace_epochs} >= {BUDGET} {spec.epochs}"
-    for section in (("per_backbone",), ("resources", "per_backbone")):
-        for name in document.entries(*section):
+    for keys in (("per_backbone",), ("resources", "per_backbone")):
+        for name in document.entries(*keys):
             if name not in spec.backbones:
-                place = (*section, name)
-                yield f"{document.where(place)}: {dotted(place)} is not used: {name} is not in the space"
+                where = document.where((*keys, name))
+                yield f"{where}: {dotted((*keys, name))} is not used: {name} is not in the space"
