@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from sweep.space.distributions import (
     distribution_type,
     mapping_of,
     value_type,
-)  # fmt: skip
+)
 from sweep.space.scheduler import SchedulerSpec, SearchSpec, Section
 
 # Fields that the sweep itself sets, and what to use instead.
@@ -69,8 +69,9 @@ def _seconds(value: Any) -> Any:
     return float(value)
 
 
-def _key(key: str, kind: Any) -> Any:
-    return Annotated[kind, Field(description=(TrainConfig.model_fields[key].description or "").replace("%%", "%"))]
+def _keys(names: Iterable[str], kind: Callable[[str], Any]) -> dict[str, Any]:
+    told = {name: (TrainConfig.model_fields[name].description or "").replace("%%", "%") for name in names}
+    return {name: Annotated[kind(name), Field(description=text)] for name, text in told.items()}
 
 
 def _own(key: str) -> Any:
@@ -107,16 +108,16 @@ _Data = mapping_of(
     {
         "root": Annotated[_Folder | None, Field(description="data folder; --root fills it")],
         "demo": Annotated[_Demo, Field(description="draws faces instead")],
-        **{key: _key(key, value_type(key)) for key in DATA_FIELDS},
+        **_keys(DATA_FIELDS, value_type),
     },
 )
-_Space = mapping_of("Space", {key: _key(key, distribution_type(key)) for key in sorted(tunable_fields())})
-_Own = mapping_of("Own", {key: _key(key, _own(key)) for key in _FIXED if key not in SHARED})
+_Space = mapping_of("Space", _keys(sorted(tunable_fields()), distribution_type))
+_Own = mapping_of("Own", _keys([key for key in _FIXED if key not in SHARED], _own))
 _OwnOrNull = Annotated[dict[str, Distribution], _Own, BeforeValidator(lambda own: {} if own is None else own)]
 _Backbone = Annotated[
     str, _that(lambda name: name in BACKBONES or re.match(TIMM_PATTERN, name), "accepted: a backbone")
 ]
-_Fixed = mapping_of("Fixed", {key: _key(key, value_type(key)) for key in _FIXED})
+_Fixed = mapping_of("Fixed", _keys(_FIXED, value_type))
 _Seconds = Annotated[str, Field(pattern=_DURATION)] | Annotated[float, Field(gt=0, le=_YEAR)] | Literal["off"] | None
 _Cpus = Annotated[float, Field(ge=0.01, le=4096)]
 _Gpus = Annotated[
