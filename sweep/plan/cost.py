@@ -77,6 +77,7 @@ def expected_epochs(plan: Plan) -> dict[str, float] | None:
                 reduction_factor=plan.scheduler.reduction_factor,
                 confirm=plan.scheduler.confirm,
                 race=race,
+                margin=plan.equal_within,
             )
             for state in ended.states:
                 total[state.group] += len(state.scores)
